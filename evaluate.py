@@ -1,0 +1,20 @@
+"""Score a trained run, on its test split or on another collection: python evaluate.py --help"""
+
+from __future__ import annotations
+
+import sys
+
+from cxr.command_line import Job, launch
+
+
+def evaluate(job: Job) -> None:
+    """Open the run, score, write metrics, predictions and figures, and record the look at the test set."""
+    from cxr.assembly import evaluation_arguments
+    from cxr.evaluation.evaluate import evaluate_run
+    from cxr.report import report_evaluation
+
+    report_evaluation(evaluate_run(**evaluation_arguments(job.settings)))
+
+
+if __name__ == "__main__":
+    sys.exit(launch(evaluate, "evaluate"))

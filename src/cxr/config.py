@@ -1,0 +1,320 @@
+"""What may a user set?  The typed schema of both programs, each key with its meaning, unit and range.
+
+Nothing here imports torch or the rest of cxr: a mistake in the configuration is found before anything slow begins.
+The checks of values and of their combinations stand in `config_check`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any
+
+from omegaconf import MISSING
+
+
+def setting(
+    default: Any,
+    meaning: str,
+    *,
+    at_least: float | None = None,
+    at_most: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+    choices: tuple[str, ...] | None = None,
+) -> Any:
+    """A dataclass field that knows its meaning and its range.  A list or dict default is copied for every instance."""
+    metadata = {
+        "meaning": meaning,
+        "at_least": at_least,
+        "at_most": at_most,
+        "above": above,
+        "below": below,
+        "choices": choices,
+    }
+    if isinstance(default, (list, dict)) or is_dataclass(default):
+        return field(default_factory=lambda: _copy(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def _copy(default: Any) -> Any:
+    return dataclasses.replace(default) if is_dataclass(default) else type(default)(default)  # type: ignore[type-var]
+
+
+# ------------------------------------------------------------------------------------------------ where things lie
+
+
+@dataclass
+class Paths:
+    data: str = setting("data", "folder in which collections are looked for (default: $CXR_DATA, else data/)")
+    output: str = setting("outputs", "folder that receives every run")
+    cache: str = setting("${paths.output}/cache", "folder of the prepared images, shared by all runs")
+
+
+# ------------------------------------------------------------------------------------------------------------ data
+
+
+@dataclass
+class Split:
+    kind: str = setting(
+        "holdout",
+        "how records are divided: holdout, kfold, predefined (the collection's own folders or column), "
+        "random_image (by image: it leaks patients; for reproduction only), file",
+        choices=("holdout", "kfold", "predefined", "random_image", "file"),
+    )
+    val_fraction: float = setting(0.25, "share of the records for validation (kfold: of those outside the fold)", above=0, below=1)
+    test_fraction: float = setting(0.2, "share of the records for the test set (holdout, random_image)", at_least=0, below=1)
+    seed: int = setting(0, "seed of the division, apart from the seed of training", at_least=0)
+    fold: int = setting(0, "kfold: which fold is the test set, counted from 0", at_least=0)
+    num_folds: int = setting(5, "kfold: how many folds", at_least=2)
+    path: str | None = setting(None, "file: a split.csv of an earlier run")
+
+
+@dataclass
+class CovidChestxraySource:
+    kind: str = MISSING
+    root: str = setting("covid-chestxray-dataset", "folder of the collection, relative to paths.data")
+    views: list[str] | None = setting(None, "views taken from this source; null: as data.views")
+    findings: list[str] | None = setting(None, "findings taken (names of the ontology); null: all that are labelled")
+    address: str | None = setting(None, "where the collection is fetched; null: its public address")
+
+
+@dataclass
+class ClassFoldersSource:
+    kind: str = MISSING
+    root: str | None = setting(None, "folder that holds one folder per class, with or without train/val/test above")
+    include: list[str] | None = setting(None, "class folders that are taken; null: all")
+    patient: str = setting("auto", "patient id from the file name: auto, nih, paediatric, none, or a pattern with one group")
+
+
+@dataclass
+class TableSource:
+    kind: str = MISSING
+    root: str | None = setting(None, "the table: a CSV or parquet file")
+    images: str | None = setting(None, "folder of the images; null: that of the table")
+    image: str = setting("image", "column: image path, relative to the folder of the images")
+    label: str = setting("label", "column: finding or class")
+    patient: str = setting("patient", "column: patient id (always text)")
+    view: str = setting("view", "column: view")
+    sex: str = setting("sex", "column: sex")
+    age: str = setting("age", "column: age in years")
+    split: str = setting("split", "column: train, val or test, used by data.split.kind=predefined")
+    table_source: str = setting("source", "column: where the image comes from")
+
+
+@dataclass
+class PhantomSource:
+    kind: str = MISSING
+    num_patients: int = setting(200, "patients drawn", at_least=2)
+    images_per_patient: float = setting(2.0, "mean number of images of a patient", at_least=1, at_most=4)
+    prevalence: float = setting(0.3, "share of the patients with COVID-19", above=0, below=1)
+    strength: float = setting(1.0, "strength of the opacities: 0 cannot be told apart, 1 is plain", at_least=0, at_most=3)
+    look: str = setting("a", "which of two scanners: a or b", choices=("a", "b"))
+    marker: float = setting(0.0, "planted shortcut: 0 the corner marker is random, 1 it gives the label away", at_least=0, at_most=1)
+    size: int = setting(256, "side of the drawings, pixels", at_least=32, at_most=2048)
+    seed: int = setting(0, "seed of the drawings", at_least=0)
+
+
+SOURCES: dict[str, type] = {
+    "covid_chestxray": CovidChestxraySource,
+    "class_folders": ClassFoldersSource,
+    "table": TableSource,
+    "phantom": PhantomSource,
+}
+
+
+@dataclass
+class Data:
+    name: str = setting(MISSING, "name of the data option, used in tables")
+    root: str | None = setting(None, "folder or table of an option with one source, relative to paths.data")
+    sources: dict[str, Any] = setting({}, "the collections that are joined: a name and a reader (kind, root, options) each")
+    classes: dict[str, list[str]] | None = setting(
+        None, "class name: findings that belong to it, or [rest]; null: the folder names or label values"
+    )
+    positive: str | None = setting(None, "the class that sensitivity, AUROC and the like are about; null: the first")
+    views: list[str] | None = setting(None, "views that are taken, where the view is known; null: all")
+    download: bool = setting(False, "fetch a collection that is absent and has a public address")
+    max_unreadable: float = setting(0.01, "share of unreadable images above which the run ends", at_least=0, at_most=1)
+    image_size: int = setting(224, "side of the prepared image, pixels", at_least=16, at_most=4096)
+    aspect: str = setting("crop", "how a picture becomes square: crop its longer side or pad with black", choices=("crop", "pad"))
+    batch_size: int = setting(32, "images per step and process", at_least=1)
+    num_workers: int = setting(0, "loader processes; 0 is fastest with the prepared images on most machines", at_least=0)
+    split: Split = setting(Split(), "how the records are divided")
+
+
+# -------------------------------------------------------------------------------------------------------- training
+
+
+@dataclass
+class Model:
+    name: str = setting("resnet50", "backbone: any timm name")
+    pretrained: bool = setting(True, "start from the weights that timm offers for the backbone (fetched once)")
+    weights: str | None = setting(None, "file of weights to start from (.safetensors, .pth, .ckpt); goes before pretrained")
+    drop_rate: float = setting(0.0, "dropout before the classifier", at_least=0, below=1)
+    channels_last: bool = setting(True, "memory layout of convolutions; faster for most backbones")
+
+
+@dataclass
+class Optimizer:
+    name: str = setting("adamw", "adamw (no decay on norms and biases) or sgd", choices=("adamw", "sgd"))
+    lr: float = setting(1e-3, "learning rate; the highest that a schedule reaches", above=0, at_most=10)
+    weight_decay: float = setting(0.01, "decoupled weight decay", at_least=0, at_most=10)
+    momentum: float = setting(0.9, "momentum (sgd) or first beta (adamw), where the schedule does not cycle it", at_least=0, below=1)
+
+
+@dataclass
+class Schedule:
+    name: str = setting("one_cycle", "one_cycle, cosine or constant", choices=("one_cycle", "cosine", "constant"))
+    warmup_fraction: float = setting(0.3, "share of the steps in which the rate rises (one_cycle, cosine)", at_least=0, below=1)
+    div_factor: float = setting(25.0, "one_cycle: the rate starts at lr / div_factor", at_least=1)
+    final_div_factor: float = setting(1e4, "one_cycle: the rate ends at lr / div_factor / final_div_factor", at_least=1)
+    low_momentum: float = setting(0.85, "one_cycle: momentum where the rate is highest", at_least=0, below=1)
+    high_momentum: float = setting(0.95, "one_cycle: momentum where the rate is lowest", at_least=0, below=1)
+
+
+@dataclass
+class Loss:
+    label_smoothing: float = setting(0.0, "share of the target spread over all classes", at_least=0, below=1)
+
+
+@dataclass
+class Balance:
+    sampler: str = setting(
+        "none",
+        "none, oversample (weighted sampling with replacement), balanced_batches (as many of each class in a batch)",
+        choices=("none", "oversample", "balanced_batches"),
+    )
+    weighting: str = setting(
+        "none",
+        "class weights in the loss: none, inverse_frequency, effective_number (Cui et al. 2019)",
+        choices=("none", "inverse_frequency", "effective_number"),
+    )
+    beta: float = setting(0.999, "effective_number: how fast further images of a class count less", at_least=0, below=1)
+    allow_both: bool = setting(False, "let a sampler and class weights correct the same imbalance twice")
+
+
+@dataclass
+class Augment:
+    horizontal_flip: float = setting(0.0, "probability of a mirror image", at_least=0, at_most=1)
+    rotation_degrees: float = setting(0.0, "largest rotation either way, degrees", at_least=0, at_most=180)
+    rotation_prob: float = setting(0.0, "probability of a rotation", at_least=0, at_most=1)
+    zoom_max: float = setting(1.0, "largest magnification", at_least=1, at_most=4)
+    zoom_prob: float = setting(0.0, "probability of a magnification", at_least=0, at_most=1)
+    warp: float = setting(0.0, "largest perspective warp, share of the side", at_least=0, at_most=0.5)
+    warp_prob: float = setting(0.0, "probability of a warp", at_least=0, at_most=1)
+    brightness: float = setting(0.0, "largest change of brightness, share of the grey range", at_least=0, at_most=1)
+    contrast: float = setting(1.0, "largest factor of contrast (and its inverse)", at_least=1, at_most=4)
+    lighting_prob: float = setting(0.0, "probability of a change of brightness, and of contrast", at_least=0, at_most=1)
+
+
+@dataclass
+class Trainer:
+    gpus: int | None = setting(None, "null: one accelerator if there is one; 0: CPU; n: exactly n GPUs; -1: all GPUs", at_least=-1)
+    max_epochs: int = setting(20, "epochs", at_least=1)
+    precision: str = setting(
+        "auto",
+        "auto (16-mixed on CUDA, 32-true elsewhere), 16-mixed, bf16-mixed, 32-true",
+        choices=("auto", "16-mixed", "bf16-mixed", "32-true"),
+    )
+    strategy: str = setting("auto", "auto or ddp (one process per device)", choices=("auto", "ddp"))
+    num_processes: int | None = setting(None, "processes on a CPU; null: 2 with strategy=ddp, else 1", at_least=1)
+    num_nodes: int = setting(1, "machines", at_least=1)
+    accumulate_grad_batches: int = setting(1, "batches per optimiser step", at_least=1)
+    gradient_clip_val: float | None = setting(None, "largest norm of the gradient; null: no clipping", above=0)
+    deterministic: bool = setting(False, "only algorithms that repeat to the last digit on a GPU (slower)")
+    limit_train_batches: float | None = setting(None, "trials: number (> 1) or share (<= 1) of training batches; null: all", above=0)
+    limit_val_batches: float | None = setting(None, "trials: number (> 1) or share (<= 1) of validation batches; null: all", above=0)
+    early_stopping_patience: int | None = setting(None, "epochs without a better val/auroc before stopping; null: off", at_least=1)
+    log_every_n_steps: int = setting(50, "steps between two logged training losses", at_least=1)
+
+
+@dataclass
+class Logger:
+    name: str = setting("wandb", "wandb, csv, tensorboard or none", choices=("wandb", "csv", "tensorboard", "none"))
+    project: str = setting("cxr", "W&B project")
+    entity: str | None = setting(None, "W&B account or team; null: the default of the key")
+    group: str | None = setting(None, "W&B group; null: the name of the experiment or the sweep")
+    tags: list[str] = setting([], "W&B tags")
+
+
+@dataclass
+class TrainConfig:
+    name: str = setting("default", "name of the experiment: the folder of its runs")
+    seed: int = setting(0, "seed of weights, order and augmentation", at_least=0, at_most=2**32 - 1)
+    paths: Paths = setting(Paths(), "where things lie")
+    data: Data = setting(Data(), "which radiographs, how they are divided and prepared")
+    model: Model = setting(Model(), "the network")
+    optimizer: Optimizer = setting(Optimizer(), "the optimiser")
+    schedule: Schedule = setting(Schedule(), "the course of the learning rate, per step")
+    loss: Loss = setting(Loss(), "the training loss")
+    balance: Balance = setting(Balance(), "what is done about unequal classes")
+    augment: Augment = setting(Augment(), "random changes of training images")
+    trainer: Trainer = setting(Trainer(), "how long, on what, how precisely")
+    logger: Logger = setting(Logger(), "where metrics go")
+
+
+# ------------------------------------------------------------------------------------------------------ evaluation
+
+
+@dataclass
+class EvaluatePaths:
+    data: str | None = setting(None, "folder in which collections are looked for; null: as in training")
+    cache: str | None = setting(None, "folder of the prepared images; null: as in training")
+    output: str | None = setting(None, "folder for the results; null: the run (or beside a lone checkpoint)")
+
+
+@dataclass
+class EvaluateTrainer:
+    gpus: int | None = setting(None, "null: one accelerator if there is one; 0: CPU; 1: one GPU", at_least=-1, at_most=1)
+
+
+@dataclass
+class EvaluateConfig:
+    run: str = setting(MISSING, "a run directory, or a checkpoint file")
+    checkpoint: str = setting("best", "which checkpoint of a run directory", choices=("best", "last"))
+    split: str = setting("test", "which part of the run's own data", choices=("train", "val", "test"))
+    data: Data | None = setting(None, "another collection, as one of the data options; null: the run's own data")
+    batch_size: int = setting(32, "images per step", at_least=1)
+    num_workers: int = setting(0, "loader processes", at_least=0)
+    paths: EvaluatePaths = setting(EvaluatePaths(), "where things lie")
+    trainer: EvaluateTrainer = setting(EvaluateTrainer(), "on what to run")
+
+
+SCHEMAS: dict[str, type] = {"train": TrainConfig, "evaluate": EvaluateConfig}
+
+# What the checkpoint fixes: giving it to another collection would score other images than the network was made for.
+FIXED_BY_CHECKPOINT = ("data.image_size", "data.aspect", "data.split", "data.batch_size", "data.num_workers")
+
+
+# --------------------------------------------------------------------------------------------------------- reading
+
+
+@dataclass(frozen=True)
+class Key:
+    """One key that may be set: its dotted name, default and what `setting` was told."""
+
+    name: str
+    default: Any
+    type: str
+    metadata: Mapping[str, Any]
+    section: bool
+
+
+def keys(schema: type, prefix: str = "") -> Iterator[Key]:
+    """Every key of a schema, depth first, in the order of the file; sections (nested dataclasses) come before theirs."""
+    for item in fields(schema):
+        nested = _nested(item)
+        default = None
+        if item.default is not dataclasses.MISSING:
+            default = item.default
+        elif item.default_factory is not dataclasses.MISSING and nested is None:
+            default = item.default_factory()
+        yield Key(prefix + item.name, default, str(item.type), item.metadata, nested is not None)
+        if nested is not None:
+            yield from keys(nested, f"{prefix}{item.name}.")
+
+
+def _nested(item: dataclasses.Field[Any]) -> type | None:
+    found = globals().get(str(item.type).removesuffix(" | None"))
+    return found if isinstance(found, type) and is_dataclass(found) else None

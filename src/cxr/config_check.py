@@ -1,0 +1,234 @@
+"""Can these settings be used?  Unknown keys, wrong types, values out of range, settings that contradict each other."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from cxr.config import SOURCES, Key, TrainConfig, keys
+
+
+class SettingError(ValueError):
+    """A setting cannot be used; the message is one line: the key, the value, the way out."""
+
+
+def nearest(word: str, known: list[str]) -> str | None:
+    """The known word that a user most likely meant: one that it begins, the closest spelling, or the same last part."""
+    begins = [name for name in known if len(word) >= 3 and name.startswith(word)]
+    if begins:
+        return begins[0]
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    if close:
+        return close[0]
+    same_end = [name for name in known if name.rsplit(".", 1)[-1] == word.rsplit(".", 1)[-1]]
+    if same_end:
+        return same_end[0]
+    by_end = difflib.get_close_matches(word.rsplit(".", 1)[-1], [name.rsplit(".", 1)[-1] for name in known], n=1)
+    return next((name for name in known if name.rsplit(".", 1)[-1] == by_end[0]), None) if by_end else None
+
+
+def check_key(name: str, schema: type) -> None:
+    """Refuse a dotted key that the schema does not have.
+
+    Raises:
+        SettingError: naming the key and the nearest one that exists.
+    """
+    table = {key.name: key for key in keys(schema)}
+    if name in table:
+        return
+    parts = name.split(".")
+    if parts[:2] == ["data", "classes"]:
+        return  # class names are the user's own
+    if parts[:2] == ["data", "sources"]:
+        # Which reader a source has is known once the configuration is composed; a key of no reader is wrong at once.
+        options = list(dict.fromkeys(key.name for source in SOURCES.values() for key in keys(source)))
+        if len(parts) == 4 and parts[3] not in options:
+            guess = nearest(parts[3], options)
+            hint = f"did you mean {'.'.join([*parts[:3], guess])}?" if guess is not None else f"one of {', '.join(options)}"
+            raise SettingError(f"{name}: there is no such key; {hint}")
+        return
+    known = [key.name for key in table.values() if not key.section]
+    guess = nearest(name, known)
+    hint = f"did you mean {guess}?" if guess is not None else "see --help for the keys that there are"
+    raise SettingError(f"{name}: there is no such key; {hint}")
+
+
+def check(config: DictConfig, schema: type) -> dict[str, Any]:
+    """Check a composed configuration and return it resolved, as a plain nested dict.
+
+    The configuration is merged once more into its schema, which refuses keys that were added past Hydra's own check
+    (``+key=value``).
+
+    Raises:
+        SettingError: for an unknown key, a wrong type, a value out of range, or two settings that contradict.
+    """
+    given = OmegaConf.to_container(config, resolve=False)
+    assert isinstance(given, dict)
+    table = {key.name: key for key in keys(schema)}
+    _refuse_unknown(given, schema)
+    try:
+        typed = OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.create(given))
+        plain = OmegaConf.to_container(typed, resolve=True, throw_on_missing=False)
+    except OmegaConfBaseException as error:
+        raise SettingError(explain(error, table)) from None
+    assert isinstance(plain, dict)
+    for key in table.values():
+        if not key.section:
+            _check_range(key, _look_up(plain, key.name))
+    if plain.get("data") is not None:
+        _check_data(plain["data"])
+    if schema is TrainConfig:
+        _check_training(plain)
+    return plain
+
+
+def explain(error: OmegaConfBaseException, table: Mapping[str, Key] | None = None) -> str:
+    """One line for what OmegaConf says in several."""
+    name = str(error.full_key or "")
+    text = str(error).splitlines()[0].rstrip(".")
+    kind = table[name].type.replace("None", "null") if table is not None and name in table else "another type"
+    wrong = re.match(r"Value '(.*?)' .*(?:could not be converted|is not a valid)", text)
+    if name and wrong:
+        return f"{name}={wrong.group(1)}: not of the type {kind}"
+    if name and "is not a ListConfig" in text:
+        return f"{name}: needs a list ({kind}), {name}=[a,b]"
+    if name.startswith("data.classes.") and "not in struct" in text:
+        return f"{name}: not a class of this data option; add one with +{name}=[<finding>, ...]"
+    return f"{name}: {text}" if name and name not in text else text
+
+
+def _refuse_unknown(given: Mapping[str, Any], schema: type, prefix: str = "") -> None:
+    for name, value in given.items():
+        check_key(f"{prefix}{name}", schema)
+        if isinstance(value, Mapping) and not f"{prefix}{name}.".startswith(("data.sources.", "data.classes.")):
+            _refuse_unknown(value, schema, f"{prefix}{name}.")
+
+
+def _look_up(plain: Mapping[str, Any], name: str) -> Any:
+    value: Any = plain
+    for part in name.split("."):
+        if not isinstance(value, Mapping):
+            return None
+        value = value.get(part)
+    return value
+
+
+def _check_range(key: Key, value: Any) -> None:
+    if value is None:
+        return
+    if value == MISSING:
+        if key.name == "data.name":
+            raise SettingError("data: no option is chosen; choose one with data=<option>")
+        raise SettingError(f"{key.name}: needs a value, {key.name}=<{key.metadata['meaning']}>")
+    choices = key.metadata.get("choices")
+    if choices is not None and value not in choices:
+        guess = nearest(str(value), list(choices))
+        hint = f"did you mean {guess}? " if guess is not None else ""
+        raise SettingError(f"{key.name}={value}: {hint}one of {', '.join(choices)}")
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return
+    if not math.isfinite(value):
+        raise SettingError(f"{key.name}={value}: must be a finite number")
+    bounds = key.metadata
+    tests = (
+        ("at_least", lambda bound: value >= bound, "at least"),
+        ("at_most", lambda bound: value <= bound, "at most"),
+        ("above", lambda bound: value > bound, "above"),
+        ("below", lambda bound: value < bound, "below"),
+    )
+    if any(bounds.get(name) is not None and not holds(bounds[name]) for name, holds, _ in tests):
+        words = [f"{phrase} {bounds[name]}" for name, _, phrase in tests if bounds.get(name) is not None]
+        raise SettingError(f"{key.name}={value}: must be {' and '.join(words)}")
+
+
+def _check_data(data: dict[str, Any]) -> None:
+    if not data["sources"]:
+        raise SettingError("data.sources: empty; choose a data option, for example data=phantom")
+    for name, source in data["sources"].items():
+        data["sources"][name] = _check_source(f"data.sources.{name}", source)
+    if data["root"] is not None and all(source.get("root") != data["root"] for source in data["sources"].values()):
+        raise SettingError(
+            f"data.root={data['root']}: data={data['name']} does not use it; "
+            f"set data.sources.<{'|'.join(data['sources'])}>.root"
+        )
+    classes, positive = data["classes"], data["positive"]
+    if classes is not None and len(classes) < 2:
+        raise SettingError(f"data.classes={list(classes)}: needs two classes or more")
+    if classes is not None and positive is not None and positive not in classes:
+        raise SettingError(f"data.positive={positive}: not one of the classes {', '.join(classes)}")
+    split = data["split"]
+    if split["kind"] == "kfold" and split["fold"] >= split["num_folds"]:
+        raise SettingError(f"data.split.fold={split['fold']}: must be below data.split.num_folds={split['num_folds']}")
+    if split["kind"] in ("holdout", "random_image") and split["val_fraction"] + split["test_fraction"] >= 1:
+        raise SettingError(
+            f"data.split.val_fraction={split['val_fraction']} and data.split.test_fraction={split['test_fraction']}: "
+            "together they must leave something for training (below 1)"
+        )
+    if (split["kind"] == "file") != (split["path"] is not None):
+        raise SettingError(
+            f"data.split.kind={split['kind']} and data.split.path={split['path']}: "
+            "a split from a file needs both data.split.kind=file and data.split.path=<split.csv>"
+        )
+
+
+def _check_source(prefix: str, source: Any) -> dict[str, Any]:
+    if not isinstance(source, Mapping) or "kind" not in source:
+        raise SettingError(f"{prefix}: needs a reader, {prefix}.kind=<{'|'.join(SOURCES)}>")
+    schema = SOURCES.get(str(source["kind"]))
+    if schema is None:
+        raise SettingError(f"{prefix}.kind={source['kind']}: one of {', '.join(SOURCES)}")
+    table = {key.name: key for key in keys(schema)}
+    for name in source:
+        if name not in table:
+            guess = nearest(str(name), list(table))
+            hint = f"did you mean {prefix}.{guess}?" if guess is not None else f"one of {', '.join(table)}"
+            raise SettingError(f"{prefix}.{name}: there is no such key; {hint}")
+    try:
+        typed = OmegaConf.merge(OmegaConf.structured(schema), dict(source))
+        plain = OmegaConf.to_container(typed, resolve=True)
+    except OmegaConfBaseException as error:
+        raise SettingError(f"{prefix}.{explain(error, table)}") from None
+    assert isinstance(plain, dict)
+    for key in table.values():
+        _check_range(dataclasses.replace(key, name=f"{prefix}.{key.name}"), plain[key.name])
+    if "root" in plain and plain["root"] is None:
+        raise SettingError(f"data.root: needs a value, data.root=<{table['root'].metadata['meaning']}>")
+    return {str(name): value for name, value in plain.items()}
+
+
+def _check_training(plain: dict[str, Any]) -> None:
+    if not re.fullmatch(r"\w[\w.-]*", plain["name"]):
+        raise SettingError(f"name={plain['name']}: letters, digits, '_', '-' and '.' only: it is the name of a folder")
+    balance, trainer = plain["balance"], plain["trainer"]
+    if balance["sampler"] != "none" and balance["weighting"] != "none" and not balance["allow_both"]:
+        raise SettingError(
+            f"balance.sampler={balance['sampler']} and balance.weighting={balance['weighting']} correct the same "
+            "imbalance twice; set one of them to none, or balance.allow_both=true"
+        )
+    if trainer["gpus"] == 0 and trainer["precision"] == "16-mixed":
+        raise SettingError("trainer.precision=16-mixed with trainer.gpus=0: a CPU has no such mode; use 32-true or auto")
+    if trainer["num_processes"] is not None and trainer["gpus"] != 0:
+        raise SettingError(
+            f"trainer.num_processes={trainer['num_processes']}: counts processes on a CPU; it needs trainer.gpus=0"
+        )
+    if trainer["num_processes"] not in (None, 1) and trainer["strategy"] != "ddp":
+        raise SettingError(
+            f"trainer.num_processes={trainer['num_processes']}: several processes need trainer.strategy=ddp"
+        )
+    for name in ("limit_train_batches", "limit_val_batches"):
+        limit = trainer[name]
+        if limit is not None and limit > 1 and limit != int(limit):
+            raise SettingError(f"trainer.{name}={limit}: a share up to 1, or a whole number of batches")
+    schedule = plain["schedule"]
+    if schedule["low_momentum"] > schedule["high_momentum"]:
+        raise SettingError(
+            f"schedule.low_momentum={schedule['low_momentum']}: must not be above "
+            f"schedule.high_momentum={schedule['high_momentum']}"
+        )

@@ -1,0 +1,33 @@
+"""How does a mistake end?  One line on the terminal and an exit status that a script can tell apart."""
+
+from __future__ import annotations
+
+
+class CxrError(Exception):
+    """A mistake that its user can mend; the message is one line: what, the value, the way out."""
+
+    exit_status = 1
+
+
+class ConfigurationError(CxrError):
+    """A setting is unknown, of the wrong type, out of range, or contradicts another."""
+
+    exit_status = 2
+
+
+class DataError(CxrError):
+    """The data are missing, unreadable, or not fit for what was asked."""
+
+    exit_status = 3
+
+
+class DivergedError(CxrError):
+    """The loss or a gradient is not finite."""
+
+    exit_status = 4
+
+
+class CheckpointError(CxrError):
+    """A checkpoint is missing, damaged, or of another kind."""
+
+    exit_status = 5

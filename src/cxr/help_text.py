@@ -1,0 +1,78 @@
+"""What can be typed?  The text of --help: every choice, every key with its meaning, unit and default."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+from cxr.config import SCHEMAS, SOURCES, Key, keys
+
+WIDTH = 118
+
+USAGE = {
+    "train": """\
+Train a classifier of chest radiographs; the test set stays closed.
+
+  python train.py experiment=demo                      drawn radiographs, no download
+  python train.py model=resnet50 trainer.gpus=1        the default data set on exactly one GPU
+  python train.py -m optimizer.lr=1e-4,1e-3 balance=none,oversample
+                                                       a multirun: every combination, a table at the end
+  python train.py --config-dir <run> --config-name config
+                                                       a run again, from its own directory""",
+    "evaluate": """\
+Score a trained run on its test split, or on another collection.
+
+  python evaluate.py run=<run directory or checkpoint>
+  python evaluate.py run=<run> split=val
+  python evaluate.py run=<run> data=class_folders data.root=<folder>""",
+}
+
+
+def help_text(program: str, conf_dir: Path) -> str:
+    """The help of a program.
+
+    Args:
+        program: 'train' or 'evaluate'.
+        conf_dir: the folder whose sub-folders are the choices and whose files are their options.
+    """
+    schema = SCHEMAS[program]
+    names = {key.name for key in keys(schema)}
+    parts = [USAGE[program], "", "Choices (choice=option):"]
+    for folder in sorted(path for path in conf_dir.iterdir() if path.is_dir()):
+        if folder.name in names or (program == "train" and folder.name in ("experiment", "sweep")):
+            options = ", ".join(sorted(file.stem for file in folder.glob("*.yaml")))
+            parts.append(textwrap.fill(options, WIDTH, initial_indent=f"  {folder.name:<12}", subsequent_indent=" " * 14))
+    parts += ["", "Keys (key=value):"]
+    for key in keys(schema):
+        parts.append(f"\n  {key.name}: {key.metadata['meaning']}" if key.section else "\n".join(_lines(key)))
+    parts += ["", "Options of the sources (data.sources.<name>.<key>=<value>):"]
+    for kind, source in SOURCES.items():
+        parts.append(f"\n  kind: {kind}")
+        parts += ["\n".join(_lines(key)) for key in keys(source) if key.name != "kind"]
+    parts += ["", "Flags: -m/--multirun, --cfg job (show the configuration), --config-dir, --config-name; others: --hydra-help"]
+    return "\n".join(parts)
+
+
+def _lines(key: Key) -> Iterator[str]:
+    default = "" if key.default == "???" else f" [{_shown(key.default)}]"
+    text = f"{key.metadata['meaning']}{_range(key)}{default}"
+    head = f"  {key.name}  "
+    yield from textwrap.wrap(text, WIDTH, initial_indent=f"{head:<40}", subsequent_indent=" " * 40)
+
+
+def _range(key: Key) -> str:
+    bounds = [
+        f"{phrase} {key.metadata[name]:g}"
+        for name, phrase in (("at_least", ">="), ("above", ">"), ("at_most", "<="), ("below", "<"))
+        if key.metadata.get(name) is not None
+    ]
+    return f" ({', '.join(bounds)})" if bounds else ""
+
+
+def _shown(default: object) -> str:
+    if default is None:
+        return "null"
+    if isinstance(default, bool):
+        return str(default).lower()
+    return str(default)

@@ -1,0 +1,1 @@
+"""A file becomes grey pixels: decoding, preparation, the prepared cache."""

@@ -1,0 +1,1 @@
+"""Records become batches: splits, balance, augmentation, the data module."""

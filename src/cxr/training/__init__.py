@@ -1,0 +1,1 @@
+"""Batches become a checkpoint: module, losses, schedule, runtime, tracking."""

@@ -1,0 +1,112 @@
+"""Does a mistake on the command line end at once, in one line that shows the way out?"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def run(program: str, *words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(ROOT / f"{program}.py"), *words], capture_output=True, text=True, cwd=cwd, timeout=60
+    )
+
+
+MISTAKES = [
+    # words typed, what the line must name
+    (["trainer.max_epoch=3"], ["trainer.max_epoch:", "trainer.max_epochs"]),
+    (["+trainer.max_epoch=3"], ["trainer.max_epoch:", "trainer.max_epochs"]),
+    (["trainer.max_epochs=abc"], ["trainer.max_epochs=abc", "int"]),
+    (["optimizer.lr=-1"], ["optimizer.lr=-1", "above 0"]),
+    (["optimizer.lr=nan"], ["optimizer.lr=nan", "finite"]),
+    (["data=covid"], ["data=covid", "covid_chestxray", "phantom"]),
+    (["lr=3"], ["lr:", "optimizer.lr"]),
+    (["data.views=PA"], ["data.views", "[a,b]"]),
+    (["optimizer.lr=1e-3,1e-4"], ["optimizer.lr=1e-3,1e-4", "-m"]),
+    (["-m", "optimizer.lr=1e-3,-1"], ["optimizer.lr=-1", "above 0"]),
+    (["data=phantom", "data.sources.phantom.markr=1"], ["data.sources.phantom.markr", "marker"]),
+    (["balance=oversample", "balance.weighting=effective_number"], ["balance.sampler", "balance.allow_both=true"]),
+    (["data=class_folders"], ["data.root"]),
+    (["data=covid_vs_normal", "data.root=x"], ["data.root=x", "data.sources"]),
+    (["data.split.kind=kfold", "data.split.fold=5"], ["data.split.fold=5", "num_folds=5"]),
+    (["data.split.val_fraction=.6", "data.split.test_fraction=.5"], ["val_fraction=0.6", "test_fraction=0.5"]),
+    (["data.split.kind=file"], ["data.split.path"]),
+    (["data.positive=flu"], ["data.positive=flu", "covid"]),
+    (["trainer.gpus=0", "trainer.precision=16-mixed"], ["trainer.precision=16-mixed", "32-true"]),
+    (["name=../elsewhere"], ["name=../elsewhere"]),
+    (["trainer"], ["trainer", "key=value"]),
+    (["--frobnicate"], ["--frobnicate", "--help"]),
+    (["--config-name", "nosuch"], ["nosuch"]),
+    (["-m", "trainer.strategy=ddp", "seed=1,2"], ["trainer.strategy=ddp"]),
+]
+
+
+@pytest.mark.parametrize(("words", "named"), MISTAKES, ids=[" ".join(words) for words, _ in MISTAKES])
+def test_a_mistake_ends_in_one_line(words: list[str], named: list[str], tmp_path: Path) -> None:
+    done = run("train", *words, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    lines = done.stderr.splitlines()
+    assert len(lines) == 1, done.stderr
+    assert all(name in lines[0] for name in named), lines[0]
+    assert not list(tmp_path.iterdir()), "a mistake leaves nothing behind"
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        ([], ["run"]),
+        (["run=x", "splt=val"], ["splt", "split"]),
+        (["run=x", "split=holdout"], ["split=holdout", "test"]),
+        (["run=x", "data=phantom", "data.image_size=64"], ["data.image_size=64", "checkpoint"]),
+    ],
+)
+def test_evaluate_names_the_mistake(words: list[str], named: list[str], tmp_path: Path) -> None:
+    done = run("evaluate", *words, cwd=tmp_path)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert all(name in done.stderr for name in named), done.stderr
+
+
+def test_torch_is_not_imported_for_a_mistake_or_for_help(tmp_path: Path) -> None:
+    for words in (["--help"], ["trainer.max_epochs=abc"]):
+        done = subprocess.run(
+            [sys.executable, "-X", "importtime", str(ROOT / "train.py"), *words],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            timeout=60,
+        )
+        modules = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines() if line.startswith("import time")}
+        assert "hydra" in modules
+        assert not modules & {"torch", "pytorch_lightning", "timm", "wandb", "pandas", "matplotlib"}
+
+
+@pytest.mark.parametrize("program", ["train", "evaluate"])
+def test_help_explains_every_key(program: str, tmp_path: Path) -> None:
+    from cxr.config import SCHEMAS, keys
+
+    done = run(program, "--help", cwd=tmp_path)
+    assert done.returncode == 0
+    text = " ".join(done.stdout.split())
+    for key in keys(SCHEMAS[program]):
+        assert f"{key.name} " in text or f"{key.name}:" in text, key.name
+        assert key.metadata["meaning"] in text, key.name
+
+
+def test_hydra_full_error_brings_the_traceback_back(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), "optimizer.lr=-1"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={"HYDRA_FULL_ERROR": "1", "PATH": ""},
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
