@@ -15,7 +15,7 @@ def train(job: Job) -> None:
     with open_run(job) as run:
         data = build_data(job.settings, run)
         module = build_module(job.settings, data)
-        trainer = build_trainer(job.settings, run, module)
+        trainer = build_trainer(job.settings, run)
         trainer.fit(module, data)
         report_run(run, trainer)
 

@@ -82,7 +82,9 @@ def test_torch_is_not_imported_for_a_mistake_or_for_help(tmp_path: Path) -> None
             cwd=tmp_path,
             timeout=60,
         )
-        modules = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines() if line.startswith("import time")}
+        modules = {
+            line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines() if line.startswith("import time")
+        }
         assert "hydra" in modules
         assert not modules & {"torch", "pytorch_lightning", "timm", "wandb", "pandas", "matplotlib"}
 

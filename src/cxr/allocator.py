@@ -32,10 +32,11 @@ def tune_allocator() -> bool:
     # musl has a mallopt of its own in some builds, with other meanings; only glibc says its version.
     if not hasattr(libc, "gnu_get_libc_version") or not hasattr(libc, "mallopt"):
         return False
-    settings = (
+    taken = True
+    for name, value in (
         (_M_MMAP_MAX, 0),
         (_M_TRIM_THRESHOLD, _NEVER_TRIM_BYTES),
         (_M_TOP_PAD, _TOP_PAD_BYTES),
-    )
-    # A list, so that a refused setting does not keep the others from being tried.
-    return all([libc.mallopt(name, value) == 1 for name, value in settings])
+    ):
+        taken = libc.mallopt(name, value) == 1 and taken
+    return taken

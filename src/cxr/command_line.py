@@ -1,4 +1,4 @@
-"""From what was typed to one checked job after another: how do the programs read their command line and how do they end?
+"""How do the programs read their command line, and how do they end?
 
 A mistake in the configuration is found here, before torch is imported: every override is held against the schema, then
 the configuration is composed as Hydra will compose it, for every value of a sweep.
@@ -27,7 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from cxr.allocator import tune_allocator
 from cxr.config import FIXED_BY_CHECKPOINT, SCHEMAS, keys
-from cxr.config_check import SettingError, check, check_key, explain, nearest
+from cxr.config_check import SettingError, check, check_key, check_value, explain, nearest
 from cxr.errors import ConfigurationError, CxrError
 from cxr.help_text import help_text
 
@@ -227,6 +227,12 @@ def _check_override(override: Override, program: str, folders: Sequence[Path], m
         raise ConfigurationError(
             f"{override.input_line}: {name} is a section, set one of its keys: {name}.<key>=<value> (see --help)"
         )
+    if section is None and not override.is_delete():
+        try:
+            for value in _values(override) if override.is_sweep_override() else [override.value()]:
+                check_value(name, value, SCHEMAS[program])
+        except SettingError as error:
+            raise ConfigurationError(str(error)) from None
     if program == "evaluate" and name.startswith(FIXED_BY_CHECKPOINT):
         raise ConfigurationError(f"{override.input_line}: is as in training, the checkpoint holds it; leave it out")
 

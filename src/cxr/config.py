@@ -63,8 +63,12 @@ class Split:
         "random_image (by image: it leaks patients; for reproduction only), file",
         choices=("holdout", "kfold", "predefined", "random_image", "file"),
     )
-    val_fraction: float = setting(0.25, "share of the records for validation (kfold: of those outside the fold)", above=0, below=1)
-    test_fraction: float = setting(0.2, "share of the records for the test set (holdout, random_image)", at_least=0, below=1)
+    val_fraction: float = setting(
+        0.25, "share of the records for validation (kfold: of those outside the fold)", above=0, below=1
+    )
+    test_fraction: float = setting(
+        0.2, "share of the records for the test set (holdout, random_image)", at_least=0, below=1
+    )
     seed: int = setting(0, "seed of the division, apart from the seed of training", at_least=0)
     fold: int = setting(0, "kfold: which fold is the test set, counted from 0", at_least=0)
     num_folds: int = setting(5, "kfold: how many folds", at_least=2)
@@ -85,7 +89,9 @@ class ClassFoldersSource:
     kind: str = MISSING
     root: str | None = setting(None, "folder that holds one folder per class, with or without train/val/test above")
     include: list[str] | None = setting(None, "class folders that are taken; null: all")
-    patient: str = setting("auto", "patient id from the file name: auto, nih, paediatric, none, or a pattern with one group")
+    patient: str = setting(
+        "auto", "patient id from the file name: auto, nih, paediatric, none, or a pattern with one group"
+    )
 
 
 @dataclass
@@ -109,9 +115,13 @@ class PhantomSource:
     num_patients: int = setting(200, "patients drawn", at_least=2)
     images_per_patient: float = setting(2.0, "mean number of images of a patient", at_least=1, at_most=4)
     prevalence: float = setting(0.3, "share of the patients with COVID-19", above=0, below=1)
-    strength: float = setting(1.0, "strength of the opacities: 0 cannot be told apart, 1 is plain", at_least=0, at_most=3)
+    strength: float = setting(
+        1.0, "strength of the opacities: 0 cannot be told apart, 1 is plain", at_least=0, at_most=3
+    )
     look: str = setting("a", "which of two scanners: a or b", choices=("a", "b"))
-    marker: float = setting(0.0, "planted shortcut: 0 the corner marker is random, 1 it gives the label away", at_least=0, at_most=1)
+    marker: float = setting(
+        0.0, "planted shortcut: 0 the corner marker is random, 1 it gives the label away", at_least=0, at_most=1
+    )
     size: int = setting(256, "side of the drawings, pixels", at_least=32, at_most=2048)
     seed: int = setting(0, "seed of the drawings", at_least=0)
 
@@ -128,7 +138,9 @@ SOURCES: dict[str, type] = {
 class Data:
     name: str = setting(MISSING, "name of the data option, used in tables")
     root: str | None = setting(None, "folder or table of an option with one source, relative to paths.data")
-    sources: dict[str, Any] = setting({}, "the collections that are joined: a name and a reader (kind, root, options) each")
+    sources: dict[str, Any] = setting(
+        {}, "the collections that are joined: a name and a reader (kind, root, options) each"
+    )
     classes: dict[str, list[str]] | None = setting(
         None, "class name: findings that belong to it, or [rest]; null: the folder names or label values"
     )
@@ -137,9 +149,13 @@ class Data:
     download: bool = setting(False, "fetch a collection that is absent and has a public address")
     max_unreadable: float = setting(0.01, "share of unreadable images above which the run ends", at_least=0, at_most=1)
     image_size: int = setting(224, "side of the prepared image, pixels", at_least=16, at_most=4096)
-    aspect: str = setting("crop", "how a picture becomes square: crop its longer side or pad with black", choices=("crop", "pad"))
+    aspect: str = setting(
+        "crop", "how a picture becomes square: crop its longer side or pad with black", choices=("crop", "pad")
+    )
     batch_size: int = setting(32, "images per step and process", at_least=1)
-    num_workers: int = setting(0, "loader processes; 0 is fastest with the prepared images on most machines", at_least=0)
+    num_workers: int = setting(
+        0, "loader processes; 0 is fastest with the prepared images on most machines", at_least=0
+    )
     split: Split = setting(Split(), "how the records are divided")
 
 
@@ -150,7 +166,9 @@ class Data:
 class Model:
     name: str = setting("resnet50", "backbone: any timm name")
     pretrained: bool = setting(True, "start from the weights that timm offers for the backbone (fetched once)")
-    weights: str | None = setting(None, "file of weights to start from (.safetensors, .pth, .ckpt); goes before pretrained")
+    weights: str | None = setting(
+        None, "file of weights to start from (.safetensors, .pth, .ckpt); goes before pretrained"
+    )
     drop_rate: float = setting(0.0, "dropout before the classifier", at_least=0, below=1)
     channels_last: bool = setting(True, "memory layout of convolutions; faster for most backbones")
 
@@ -160,13 +178,17 @@ class Optimizer:
     name: str = setting("adamw", "adamw (no decay on norms and biases) or sgd", choices=("adamw", "sgd"))
     lr: float = setting(1e-3, "learning rate; the highest that a schedule reaches", above=0, at_most=10)
     weight_decay: float = setting(0.01, "decoupled weight decay", at_least=0, at_most=10)
-    momentum: float = setting(0.9, "momentum (sgd) or first beta (adamw), where the schedule does not cycle it", at_least=0, below=1)
+    momentum: float = setting(
+        0.9, "momentum (sgd) or first beta (adamw), where the schedule does not cycle it", at_least=0, below=1
+    )
 
 
 @dataclass
 class Schedule:
     name: str = setting("one_cycle", "one_cycle, cosine or constant", choices=("one_cycle", "cosine", "constant"))
-    warmup_fraction: float = setting(0.3, "share of the steps in which the rate rises (one_cycle, cosine)", at_least=0, below=1)
+    warmup_fraction: float = setting(
+        0.3, "share of the steps in which the rate rises (one_cycle, cosine)", at_least=0, below=1
+    )
     div_factor: float = setting(25.0, "one_cycle: the rate starts at lr / div_factor", at_least=1)
     final_div_factor: float = setting(1e4, "one_cycle: the rate ends at lr / div_factor / final_div_factor", at_least=1)
     low_momentum: float = setting(0.85, "one_cycle: momentum where the rate is highest", at_least=0, below=1)
@@ -210,7 +232,9 @@ class Augment:
 
 @dataclass
 class Trainer:
-    gpus: int | None = setting(None, "null: one accelerator if there is one; 0: CPU; n: exactly n GPUs; -1: all GPUs", at_least=-1)
+    gpus: int | None = setting(
+        None, "null: one accelerator if there is one; 0: CPU; n: exactly n GPUs; -1: all GPUs", at_least=-1
+    )
     max_epochs: int = setting(20, "epochs", at_least=1)
     precision: str = setting(
         "auto",
@@ -223,10 +247,25 @@ class Trainer:
     accumulate_grad_batches: int = setting(1, "batches per optimiser step", at_least=1)
     gradient_clip_val: float | None = setting(None, "largest norm of the gradient; null: no clipping", above=0)
     deterministic: bool = setting(False, "only algorithms that repeat to the last digit on a GPU (slower)")
-    limit_train_batches: float | None = setting(None, "trials: number (> 1) or share (<= 1) of training batches; null: all", above=0)
-    limit_val_batches: float | None = setting(None, "trials: number (> 1) or share (<= 1) of validation batches; null: all", above=0)
-    early_stopping_patience: int | None = setting(None, "epochs without a better val/auroc before stopping; null: off", at_least=1)
+    limit_train_batches: float | None = setting(
+        None, "trials: number (> 1) or share (<= 1) of training batches; null: all", above=0
+    )
+    limit_val_batches: float | None = setting(
+        None, "trials: number (> 1) or share (<= 1) of validation batches; null: all", above=0
+    )
+    early_stopping_patience: int | None = setting(
+        None, "epochs without a better val/auroc before stopping; null: off", at_least=1
+    )
     log_every_n_steps: int = setting(50, "steps between two logged training losses", at_least=1)
+
+
+@dataclass
+class Audit:
+    on_leak: str = setting(
+        "refuse",
+        "what happens where a patient or a picture stands on two sides of the split: refuse or warn",
+        choices=("refuse", "warn"),
+    )
 
 
 @dataclass
@@ -251,6 +290,7 @@ class TrainConfig:
     balance: Balance = setting(Balance(), "what is done about unequal classes")
     augment: Augment = setting(Augment(), "random changes of training images")
     trainer: Trainer = setting(Trainer(), "how long, on what, how precisely")
+    audit: Audit = setting(Audit(), "what must hold before training begins")
     logger: Logger = setting(Logger(), "where metrics go")
 
 
@@ -266,7 +306,9 @@ class EvaluatePaths:
 
 @dataclass
 class EvaluateTrainer:
-    gpus: int | None = setting(None, "null: one accelerator if there is one; 0: CPU; 1: one GPU", at_least=-1, at_most=1)
+    gpus: int | None = setting(
+        None, "null: one accelerator if there is one; 0: CPU; 1: one GPU", at_least=-1, at_most=1
+    )
 
 
 @dataclass
@@ -292,17 +334,18 @@ FIXED_BY_CHECKPOINT = ("data.image_size", "data.aspect", "data.split", "data.bat
 
 @dataclass(frozen=True)
 class Key:
-    """One key that may be set: its dotted name, default and what `setting` was told."""
+    """One key that may be set: its dotted name, default, what `setting` was told, and the dataclass it stands in."""
 
     name: str
     default: Any
     type: str
     metadata: Mapping[str, Any]
     section: bool
+    owner: type
 
 
 def keys(schema: type, prefix: str = "") -> Iterator[Key]:
-    """Every key of a schema, depth first, in the order of the file; sections (nested dataclasses) come before theirs."""
+    """Every key of a schema, depth first, in the order of the file; a section comes before its keys."""
     for item in fields(schema):
         nested = _nested(item)
         default = None
@@ -310,7 +353,7 @@ def keys(schema: type, prefix: str = "") -> Iterator[Key]:
             default = item.default
         elif item.default_factory is not dataclasses.MISSING and nested is None:
             default = item.default_factory()
-        yield Key(prefix + item.name, default, str(item.type), item.metadata, nested is not None)
+        yield Key(prefix + item.name, default, str(item.type), item.metadata, nested is not None, schema)
         if nested is not None:
             yield from keys(nested, f"{prefix}{item.name}.")
 

@@ -51,13 +51,36 @@ def check_key(name: str, schema: type) -> None:
         options = list(dict.fromkeys(key.name for source in SOURCES.values() for key in keys(source)))
         if len(parts) == 4 and parts[3] not in options:
             guess = nearest(parts[3], options)
-            hint = f"did you mean {'.'.join([*parts[:3], guess])}?" if guess is not None else f"one of {', '.join(options)}"
+            hint = (
+                f"did you mean {'.'.join([*parts[:3], guess])}?"
+                if guess is not None
+                else f"one of {', '.join(options)}"
+            )
             raise SettingError(f"{name}: there is no such key; {hint}")
         return
     known = [key.name for key in table.values() if not key.section]
     guess = nearest(name, known)
     hint = f"did you mean {guess}?" if guess is not None else "see --help for the keys that there are"
     raise SettingError(f"{name}: there is no such key; {hint}")
+
+
+def check_value(name: str, value: Any, schema: type) -> None:
+    """Refuse a value of the wrong type or out of range, for one dotted key of the schema, without composing anything.
+
+    Raises:
+        SettingError: naming the key, the value and what is possible.
+    """
+    key = next((key for key in keys(schema) if key.name == name and not key.section), None)
+    if key is None or (isinstance(value, str) and "${" in value):
+        return  # a class, an option of a source, an interpolation: checked where the whole configuration is known
+    leaf = name.rsplit(".", 1)[-1]
+    try:
+        typed = OmegaConf.structured(key.owner)
+        typed[leaf] = value
+    except OmegaConfBaseException as error:
+        raise SettingError(explain(error, {leaf: key}).replace(leaf, name)) from None
+    if typed[leaf] is not None:
+        _check_range(key, OmegaConf.to_container(typed[leaf]) if OmegaConf.is_config(typed[leaf]) else typed[leaf])
 
 
 def check(config: DictConfig, schema: type) -> dict[str, Any]:
@@ -97,6 +120,8 @@ def explain(error: OmegaConfBaseException, table: Mapping[str, Key] | None = Non
     wrong = re.match(r"Value '(.*?)' .*(?:could not be converted|is not a valid)", text)
     if name and wrong:
         return f"{name}={wrong.group(1)}: not of the type {kind}"
+    if name and "is not Optional" in text:
+        return f"{name}=null: needs a value ({kind})"
     if name and "is not a ListConfig" in text:
         return f"{name}: needs a list ({kind}), {name}=[a,b]"
     if name.startswith("data.classes.") and "not in struct" in text:
@@ -158,6 +183,8 @@ def _check_data(data: dict[str, Any]) -> None:
             f"data.root={data['root']}: data={data['name']} does not use it; "
             f"set data.sources.<{'|'.join(data['sources'])}>.root"
         )
+    if data["views"] is not None and not data["views"]:
+        raise SettingError("data.views=[]: takes no image; name views, or data.views=null for all")
     classes, positive = data["classes"], data["positive"]
     if classes is not None and len(classes) < 2:
         raise SettingError(f"data.classes={list(classes)}: needs two classes or more")
@@ -213,7 +240,9 @@ def _check_training(plain: dict[str, Any]) -> None:
             "imbalance twice; set one of them to none, or balance.allow_both=true"
         )
     if trainer["gpus"] == 0 and trainer["precision"] == "16-mixed":
-        raise SettingError("trainer.precision=16-mixed with trainer.gpus=0: a CPU has no such mode; use 32-true or auto")
+        raise SettingError(
+            "trainer.precision=16-mixed with trainer.gpus=0: a CPU has no such mode; use 32-true or auto"
+        )
     if trainer["num_processes"] is not None and trainer["gpus"] != 0:
         raise SettingError(
             f"trainer.num_processes={trainer['num_processes']}: counts processes on a CPU; it needs trainer.gpus=0"

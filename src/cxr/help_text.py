@@ -42,7 +42,9 @@ def help_text(program: str, conf_dir: Path) -> str:
     for folder in sorted(path for path in conf_dir.iterdir() if path.is_dir()):
         if folder.name in names or (program == "train" and folder.name in ("experiment", "sweep")):
             options = ", ".join(sorted(file.stem for file in folder.glob("*.yaml")))
-            parts.append(textwrap.fill(options, WIDTH, initial_indent=f"  {folder.name:<12}", subsequent_indent=" " * 14))
+            parts.append(
+                textwrap.fill(options, WIDTH, initial_indent=f"  {folder.name:<12}", subsequent_indent=" " * 14)
+            )
     parts += ["", "Keys (key=value):"]
     for key in keys(schema):
         parts.append(f"\n  {key.name}: {key.metadata['meaning']}" if key.section else "\n".join(_lines(key)))
@@ -50,7 +52,10 @@ def help_text(program: str, conf_dir: Path) -> str:
     for kind, source in SOURCES.items():
         parts.append(f"\n  kind: {kind}")
         parts += ["\n".join(_lines(key)) for key in keys(source) if key.name != "kind"]
-    parts += ["", "Flags: -m/--multirun, --cfg job (show the configuration), --config-dir, --config-name; others: --hydra-help"]
+    parts += [
+        "",
+        "Flags: -m/--multirun, --cfg job (show the configuration), --config-dir, --config-name; others: --hydra-help",
+    ]
     return "\n".join(parts)
 
 

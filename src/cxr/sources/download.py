@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import re
 import shutil
-import stat
 import time
 import zipfile
 import zlib
@@ -14,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from http.client import HTTPException, HTTPMessage
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import IO, TypeAlias
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
@@ -33,6 +31,7 @@ from rich.progress import (
 )
 
 from cxr.errors import ConfigurationError, DataError
+from cxr.sources.archive import RefusedArchiveError, unpack
 
 TIMEOUT = 30.0  # seconds without a byte
 CHUNK = 1 << 16  # bytes
@@ -40,11 +39,6 @@ MAX_FAILURES = 4  # attempts in a row that bring nothing new
 RETRIED_STATUS = (408, 429, 500, 502, 503, 504)
 
 _Bar: TypeAlias = Callable[[str, int, int | None], None]
-
-MAX_MEMBERS = 200_000
-MAX_BYTES = 20 << 30
-# Radiographs hardly shrink; an archive that unfolds to a hundred times its size is no collection.
-MAX_RATIO = 100
 
 
 def absent(root: Path, address: str, why: str) -> DataError:
@@ -165,9 +159,6 @@ def _bar(console: Console) -> Iterator[_Bar]:
             progress.update(tasks[what], completed=done, total=total)
 
         yield tell
-
-
-# --- the transfer
 
 
 @dataclass(frozen=True)
@@ -307,79 +298,15 @@ def _words(error: Exception) -> str:
     return text if text else type(error).__name__
 
 
-# --- the archive
-
-
-class _RefusedError(Exception):
-    """The archive is not to be trusted."""
-
-
-def check_members(archive: zipfile.ZipFile, num_bytes: int) -> dict[PurePosixPath, zipfile.ZipInfo]:
-    """Relative path -> file of the archive, once every member is known to be harmless.
-
-    Args:
-        num_bytes: size of the archive itself.
-    """
-    members = archive.infolist()
-    total = sum(info.file_size for info in members)
-    if len(members) > MAX_MEMBERS or total > MAX_BYTES or total > (1 << 20) + MAX_RATIO * num_bytes:
-        raise _RefusedError(f"{len(members)} members would unfold to {total} bytes")
-    files: dict[PurePosixPath, zipfile.ZipInfo] = {}
-    folders: set[PurePosixPath] = set()
-    for info in members:
-        path = _harmless_path(info)
-        folders.update(path.parents)
-        if info.is_dir():
-            folders.add(path)
-        elif path in files:
-            raise _RefusedError(f"{info.orig_filename!r} stands twice")
-        else:
-            files[path] = info
-    for path in files:
-        if path in folders:
-            raise _RefusedError(f"{str(path)!r} is both a file and a folder")
-    tops = {path.parts[0] for path in files}
-    if len(tops) == 1 and all(len(path.parts) > 1 for path in files):
-        return {PurePosixPath(*path.parts[1:]): info for path, info in files.items()}
-    return files
-
-
-def _harmless_path(info: zipfile.ZipInfo) -> PurePosixPath:
-    # The name as it stands in the archive: zipfile itself cuts names at a NUL.
-    name = info.orig_filename
-    path = PurePosixPath(name)
-    # A drive in the middle counts too: it may stand first once the top folder is left out.
-    drive = any(PureWindowsPath(part).drive for part in path.parts)
-    if "\0" in name or "\\" in name or path.is_absolute() or drive or ".." in path.parts:
-        raise _RefusedError(f"{name!r} leads out of its folder")
-    if not path.parts:
-        raise _RefusedError(f"{name!r} names nothing")
-    kind = stat.S_IFMT(info.external_attr >> 16)
-    if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-        raise _RefusedError(f"{name!r} is a link or a device")
-    if info.flag_bits & 1:
-        raise _RefusedError(f"{name!r} is encrypted")
-    return path
-
-
 def _unpack(archive_path: Path, unpacked_dir: Path, address: str, required: str | None, bar: _Bar) -> None:
-    shutil.rmtree(unpacked_dir, ignore_errors=True)
     try:
-        with zipfile.ZipFile(archive_path) as archive:
-            members = check_members(archive, archive_path.stat().st_size)
-            if required is not None and PurePosixPath(required) not in members:
-                raise _RefusedError(f"it holds no {required}")
-            total, done = sum(info.file_size for info in members.values()), 0
-            if shutil.disk_usage(archive_path.parent).free < total:
-                raise OSError(errno.ENOSPC, f"{total / 1e9:.1f} GB do not fit on the disk")
-            for relative, info in members.items():
-                path = unpacked_dir / relative
-                path.parent.mkdir(parents=True, exist_ok=True)
-                with archive.open(info) as source, path.open("xb") as file:
-                    shutil.copyfileobj(source, file)
-                done += info.file_size
-                bar("unpacking", done, total)
-    except _RefusedError as error:
+        unpack(
+            archive_path,
+            unpacked_dir,
+            required=required,
+            tell=lambda done, total: bar("unpacking", done, total),
+        )
+    except RefusedArchiveError as error:
         archive_path.unlink()
         raise DataError(f"{address}: the archive is refused, nothing of it was kept: {error}") from error
     except (zipfile.BadZipFile, EOFError, NotImplementedError, zlib.error) as error:

@@ -1,0 +1,168 @@
+"""What does a person read on the terminal, before training, after it, and after a sweep?"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from cxr.command_line import Job
+from cxr.training.run_directory import RunDirectory
+
+if TYPE_CHECKING:
+    import pytorch_lightning as pl
+
+    from cxr.assembly import OpenRun
+    from cxr.evaluation.evaluate import EvaluationResult
+    from cxr.pipeline.datamodule import CXRDataModule
+    from cxr.training.module import CXRModule
+
+
+def _console() -> Console:
+    # Tables keep their columns where the output is a file or a pipe, which has no width.
+    console = Console(highlight=False, soft_wrap=True)
+    return console if console.is_terminal else Console(highlight=False, soft_wrap=True, width=160)
+
+
+def report_data(directory: RunDirectory, data: CXRDataModule, split_kind: str) -> None:
+    """Print what was kept and dropped and how it is divided; save ``split.csv`` and ``dropped.csv``."""
+    data.records.drop(columns=["path", "predefined_split"]).to_csv(directory.split_path, index=False)
+    data.dropped.to_csv(directory.dropped_path, index=False)
+    console = _console()
+    console.print(_accounting_table(data))
+    for note in data.notes:
+        console.print(f"  {escape(note)}")
+    console.print(_split_table(data))
+    if split_kind == "random_image":
+        console.print(
+            f"[bold red]data.split.kind=random_image divides images, not patients: it LEAKS. {len(data.leaks)} "
+            "patients stand on several sides; the numbers of this run say nothing of new patients.[/]"
+        )
+    elif data.leaks:
+        console.print(f"[bold red]LEAK: {len(data.leaks)} patients stand on several sides of the split.[/]")
+
+
+def _accounting_table(data: CXRDataModule) -> Table:
+    accounting = data.accounting
+    table = Table(title="Rows", title_justify="left", title_style="bold")
+    for name in accounting.columns:
+        table.add_column(str(name), justify="left" if name == "source" else "right")
+    for row in accounting.itertuples(index=False):
+        table.add_row(*(escape(str(value)) for value in row))
+    return table
+
+
+def _split_table(data: CXRDataModule) -> Table:
+    table = Table(title="Split", title_justify="left", title_style="bold")
+    table.add_column("split")
+    table.add_column("patients", justify="right")
+    table.add_column("images", justify="right")
+    for name in data.class_names:
+        table.add_column(escape(name), justify="right")
+    records = data.records
+    for split, counts in data.class_counts.items():
+        patients = records.loc[records["split"] == split, "group"].nunique()
+        table.add_row(split, f"{patients:,}", f"{sum(counts.values()):,}", *(f"{n:,}" for n in counts.values()))
+    return table
+
+
+def report_weights(module: CXRModule) -> None:
+    """Say which weights the network starts from, where it does not start from random ones."""
+    loaded = module.loaded_weights
+    if loaded is None:
+        return
+    parts = [f"{loaded.num_loaded} tensors loaded"]
+    if loaded.left_out:
+        parts.append(f"{len(loaded.left_out)} of the file left out")
+    if loaded.fresh:
+        parts.append(f"{len(loaded.fresh)} start afresh: {', '.join(loaded.fresh[:4])}")
+    _console().print(f"Weights from {escape(loaded.source)}: {'; '.join(parts)}")
+
+
+def report_trainer(trainer: pl.Trainer) -> None:
+    """Say on what and how precisely the run computes, and log it."""
+    device = trainer.strategy.root_device.type
+    _console().print(f"Training on {trainer.num_devices * trainer.num_nodes} x {device}, precision {trainer.precision}")
+    for logger in trainer.loggers:
+        logger.log_hyperparams({"resolved": {"device": device, "precision": str(trainer.precision)}})
+
+
+def report_run(run: OpenRun, trainer: pl.Trainer) -> None:
+    """Score the best checkpoint on validation, print its metrics, and say how to evaluate it."""
+    if not run.first:
+        return
+    from cxr.evaluation.evaluate import evaluate_run
+    from cxr.evaluation.summary import metrics_table
+    from cxr.training.callbacks import BestCheckpoint
+    from cxr.training.tracking import summarise
+
+    on_cpu = trainer.strategy.root_device.type == "cpu"
+    best = next(callback for callback in trainer.callbacks if isinstance(callback, BestCheckpoint))  # type: ignore[attr-defined]
+    summarise(run.logger, best.best_metrics, best.best_epoch)
+    result = evaluate_run(run.directory.path, split="val", gpus=0 if on_cpu else None)
+    console = _console()
+    if result.entry is not None:
+        console.print(metrics_table("validation", result.entry))
+    shown = os.path.relpath(run.directory.path)
+    if best.best_epoch is not None:
+        console.print(f"Best epoch: {best.best_epoch + 1} of {trainer.current_epoch}")
+    console.print(f"Run: {escape(shown)}")
+    console.print(f"Evaluate: python evaluate.py run={escape(shlex.quote(shown))}")
+
+
+def report_evaluation(result: EvaluationResult) -> None:
+    """Print warnings first, then the metrics, then what else must be known and where everything lies."""
+    from cxr.evaluation.summary import metrics_table
+
+    console = _console()
+    for warning in result.warnings:
+        console.print(f"[bold red]{escape(warning)}[/]")
+    if result.entry is not None:
+        console.print(metrics_table(result.split, result.entry))
+    for note in result.notes:
+        console.print(escape(note))
+    if result.num_looks > 1:
+        console.print(f"Look {result.num_looks} at {escape(result.split)} with this run (looks.csv).")
+    console.print(f"Predictions: {escape(os.path.relpath(result.predictions_path))}")
+    if result.figures:
+        console.print(f"Figures: {escape(os.path.relpath(result.figures[0].parent))}")
+
+
+def report_sweep(jobs: Sequence[Job]) -> None:
+    """Print the jobs of a multirun, the best by validation AUROC first, those that failed last with the reason."""
+    names = sorted({name for job in jobs for name in _chosen(job)})
+    differing = [name for name in names if len({_chosen(job).get(name) for job in jobs}) > 1]
+    rows: list[tuple[float, list[str]]] = []
+    for job in jobs:
+        assert job.sweep_dir is not None
+        directory = RunDirectory(job.sweep_dir / str(job.number))
+        status = directory.read_status() if directory.status_path.is_file() else {"status": "failed", "reason": None}
+        auroc = _best_auroc(directory) if status["status"] == "finished" else None
+        shown = f"{auroc:.4f}" if auroc is not None else "-"
+        outcome = status["status"] if status["reason"] is None else f"{status['status']}: {status['reason']}"
+        chosen = [str(_chosen(job).get(name, "")) for name in differing]
+        rows.append((-1.0 if auroc is None else auroc, [str(job.number), *chosen, shown, outcome]))
+    table = Table(title=f"Sweep {os.path.relpath(jobs[0].sweep_dir or '.')}", title_justify="left", title_style="bold")
+    for name in ("job", *differing, "val/auroc"):
+        table.add_column(escape(name), justify="right" if name in ("job", "val/auroc") else "left")
+    table.add_column("status", overflow="fold")
+    for _, row in sorted(rows, key=lambda row: row[0], reverse=True):
+        table.add_row(*(escape(cell) for cell in row))
+    _console().print(table)
+
+
+def _chosen(job: Job) -> dict[str, str]:
+    pairs = (word.lstrip("+~").partition("=") for word in job.overrides)
+    return {name: value for name, _, value in pairs}
+
+
+def _best_auroc(directory: RunDirectory) -> float | None:
+    metrics: dict[str, Any] = json.loads(directory.metrics_path.read_text(encoding="utf-8"))
+    value = metrics["val"]["auroc"]["value"]
+    return None if value is None else float(value)

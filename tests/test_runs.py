@@ -1,0 +1,258 @@
+"""Do the two programs do, as processes, what the README says?"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+TINY = [
+    "experiment=demo",
+    "data.sources.phantom.num_patients=40",
+    "data.sources.phantom.size=64",
+    "data.image_size=32",
+    "model.name=resnet10t",
+    "trainer.max_epochs=2",
+    "trainer.gpus=0",
+]
+
+
+def run(program: str, *words: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("WANDB_", "CXR_"))}
+    return subprocess.run(
+        [sys.executable, str(ROOT / f"{program}.py"), *words],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env={**clean, **environment},
+        timeout=240,
+    )
+
+
+def the_run(folder: Path, name: str = "demo") -> Path:
+    found = sorted((folder / "outputs" / name).iterdir())
+    assert len(found) == 1, found
+    return found[0]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """One tiny run and what it printed."""
+    folder = tmp_path_factory.mktemp("trained")
+    done = run("train", *TINY, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return the_run(folder), done
+
+
+def test_a_run_keeps_what_is_needed_to_judge_and_repeat_it(
+    trained: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    folder, _ = trained
+    assert json.loads((folder / "status.json").read_text())["status"] == "finished"
+    assert (folder / "checkpoints" / "best.ckpt").stat().st_size > 0
+    assert (folder / "checkpoints" / "last.ckpt").stat().st_size > 0
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    assert config["trainer"]["max_epochs"] == 2
+    history = pd.read_csv(folder / "history.csv")
+    assert history["val/auroc"].notna().sum() == 2
+    split = pd.read_csv(folder / "split.csv", dtype=str)
+    assert set(split["split"]) == {"train", "val", "test"}
+    assert (split.groupby("group")["split"].nunique() == 1).all(), "a patient stands on two sides"
+    assert split["sha256"].str.fullmatch("[0-9a-f]{64}").all()
+    assert next(iter(csv.reader((folder / "dropped.csv").open()))) == ["source", "row", "image", "reason", "detail"]
+
+
+def test_training_ends_with_the_command_that_evaluates(
+    trained: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    folder, done = trained
+    text = " ".join(done.stdout.split())
+    assert "evaluate.py run=" in text
+    assert folder.name in text
+    assert "auroc" in text.lower()
+    assert "kept" in text, "the accounting of the rows is printed"
+    assert "test" not in json.loads((folder / "metrics.json").read_text()), "training does not open the test set"
+    assert not (folder / "looks.csv").exists()
+
+
+def test_an_offline_wandb_run_holds_the_best_values(trained: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    folder, done = trained
+    offline = list(folder.rglob("offline-run-*/run-*.wandb"))
+    assert len(offline) == 1
+    assert "wandb sync" in done.stdout + done.stderr
+    shown = subprocess.run(
+        [str(Path(sys.executable).with_name("wandb")), "leet", "inspect", "--json", str(offline[0].parent)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert shown.returncode == 0, shown.stderr
+    history = pd.read_csv(folder / "history.csv")
+    assert "best/val/auroc" in shown.stdout
+    assert f"{history['val/auroc'].max():.4f}"[:5] in shown.stdout
+
+
+def test_evaluate_scores_the_test_split_and_records_the_look(
+    trained: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    folder, _ = trained
+    done = run("evaluate", f"run={folder}", "trainer.gpus=0", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    metrics = json.loads((folder / "metrics.json").read_text())
+    split = pd.read_csv(folder / "split.csv", dtype=str)
+    predictions = pd.read_csv(folder / "predictions" / "test.csv", dtype={"patient": str})
+    assert sorted(predictions["image"]) == sorted(split.loc[split["split"] == "test", "image"])
+    assert predictions[["prob_covid", "prob_other"]].sum(axis=1).between(0.999, 1.001).all()
+    accuracy = (predictions["label"] == predictions["predicted"]).mean()
+    assert metrics["test"]["accuracy"]["value"] == pytest.approx(accuracy)
+    assert metrics["test"]["accuracy"]["n"] == len(predictions)
+    majority = split.loc[split["split"] == "train", "label"].mode()[0]
+    assert metrics["test"]["accuracy"]["baseline"] == pytest.approx((predictions["label"] == majority).mean())
+    assert len(pd.read_csv(folder / "looks.csv")) == 1
+    assert any(path.name.startswith("test") for path in (folder / "figures").glob("*.png"))
+    again = run("evaluate", f"run={folder / 'checkpoints' / 'best.ckpt'}", "trainer.gpus=0", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert len(pd.read_csv(folder / "looks.csv")) == 2
+
+
+def test_unlabelled_images_get_predictions_only(
+    trained: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    folder, _ = trained
+    split = pd.read_csv(folder / "split.csv", dtype=str)
+    drawn = next((folder.parents[1] / "cache").glob("phantom-*"))
+    flat = tmp_path / "images"
+    flat.mkdir()
+    for image in split["image"][:5]:
+        (flat / Path(image).name).write_bytes((drawn / image).read_bytes())
+    done = run("evaluate", f"run={folder}", "data=class_folders", f"data.root={flat}", "trainer.gpus=0", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    tables = [pd.read_csv(path) for path in (folder / "predictions").glob("*.csv")]
+    assert any(len(table) == 5 and "prob_covid" in table and "label" not in table.dropna(axis=1) for table in tables)
+
+
+def test_classes_are_matched_by_name(trained: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path) -> None:
+    folder, _ = trained
+    drawn = next((folder.parents[1] / "cache").glob("phantom-*"))
+    picture = next(drawn.rglob("*.png")).read_bytes()
+    for name in ("cats", "dogs"):
+        (tmp_path / "pets" / name).mkdir(parents=True)
+        (tmp_path / "pets" / name / "a.png").write_bytes(picture)
+    done = run(
+        "evaluate",
+        f"run={folder}",
+        "data=class_folders",
+        f"data.root={tmp_path / 'pets'}",
+        "trainer.gpus=0",
+        cwd=tmp_path,
+    )
+    assert done.returncode == 3
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert all(word in done.stderr for word in ("cats", "dogs", "covid", "other"))
+
+
+def test_a_run_repeated_from_its_directory_gives_the_same_numbers(
+    trained: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    folder, _ = trained
+    done = run("train", "--config-dir", str(folder), "--config-name", "config", "logger.name=none", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    again = the_run(tmp_path)
+    first, second = pd.read_csv(folder / "history.csv"), pd.read_csv(again / "history.csv")
+    logged = [name for name in first.columns if "/" in name and "time" not in name]
+    pd.testing.assert_frame_equal(first[logged], second[logged], check_exact=True)
+
+
+def test_a_multirun_ends_with_a_table_and_one_tracked_run_per_job(tmp_path: Path) -> None:
+    done = run("train", "-m", *TINY, "trainer.max_epochs=1", "balance=none,oversample", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    sweep = the_run(tmp_path)
+    jobs = [sweep / "0", sweep / "1"]
+    best = [pd.read_csv(job / "history.csv")["val/auroc"].max() for job in jobs]
+    table = done.stdout[done.stdout.rindex("val/auroc") :]
+    order = [table.index(f"{value:.4f}") for value in sorted(best, reverse=True)]
+    assert order == sorted(order)
+    assert "oversample" in table
+    for job in jobs:
+        assert json.loads((job / "status.json").read_text())["status"] == "finished"
+        assert len(list(job.rglob("offline-run-*/run-*.wandb"))) == 1
+
+
+def test_a_failed_job_leaves_the_others_alone(tmp_path: Path) -> None:
+    done = run(
+        "train",
+        "-m",
+        *TINY,
+        "logger=none",
+        "trainer.max_epochs=1",
+        "data.sources.phantom.num_patients=2,40",
+        cwd=tmp_path,
+    )
+    assert done.returncode == 1
+    sweep = the_run(tmp_path)
+    status = [json.loads((sweep / number / "status.json").read_text()) for number in ("0", "1")]
+    assert [entry["status"] for entry in status] == ["failed", "finished"]
+    assert status[0]["exit_status"] == 3
+    assert "failed" in done.stdout
+
+
+def test_two_processes_on_a_cpu_give_the_same_schema(
+    trained: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    folder, _ = trained
+    done = run("train", *TINY, "trainer=ddp", "trainer.gpus=0", "logger=csv", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    both = the_run(tmp_path)
+    single, double = json.loads((folder / "metrics.json").read_text()), json.loads((both / "metrics.json").read_text())
+    assert single["val"].keys() == double["val"].keys()
+    assert double["val"]["auroc"]["n"] == single["val"]["auroc"]["n"], "every validation record once"
+    one, two = (pd.read_csv(run_dir / "split.csv", dtype=str) for run_dir in (folder, both))
+    pd.testing.assert_frame_equal(one, two)
+
+
+def test_a_gpu_that_is_not_there_is_no_silent_fallback(tmp_path: Path) -> None:
+    done = run("train", *TINY, "trainer.gpus=1", cwd=tmp_path, CUDA_VISIBLE_DEVICES="")
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert "trainer.gpus=1" in done.stderr
+    assert "trainer.gpus=0" in done.stderr
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_an_absent_collection_names_the_ways_out(tmp_path: Path) -> None:
+    done = run("train", "data.download=false", "model.pretrained=false", "trainer.gpus=0", cwd=tmp_path)
+    assert done.returncode == 3
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert all(word in done.stderr for word in ("data", "covid-chestxray-dataset", "https://", "experiment=demo"))
+    assert json.loads((the_run(tmp_path, "default") / "status.json").read_text())["status"] == "failed"
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_a_run_with_its_status(number: signal.Signals, status: int, tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), *TINY, "trainer.max_epochs=1000", "logger=none"],
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    until = time.monotonic() + 120
+    while not list(tmp_path.glob("outputs/demo/*/checkpoints/last.ckpt")) and time.monotonic() < until:
+        time.sleep(0.2)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == status, errors
+    content: dict[str, Any] = json.loads((the_run(tmp_path) / "status.json").read_text())
+    assert content["status"] == "interrupted"
+    assert content["exit_status"] == status
