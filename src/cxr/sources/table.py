@@ -1,0 +1,277 @@
+"""What does a table of radiographs say, a CSV or parquet file with a row for each image?"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import io
+import os
+import posixpath
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from cxr.errors import ConfigurationError, DataError
+from cxr.sources.covid_chestxray import SEXES, VIEWS, decode
+from cxr.sources.manifest import SPLIT_NAMES, Collection, make_dropped, make_records
+from cxr.sources.ontology import fold
+
+SEPARATORS: Final = (",", ";", "\t")
+PARQUET_SUFFIXES: Final = (".parquet", ".pq")
+# The names that columns have where nothing else is asked for. These may be absent; a column that was asked for may not.
+DEFAULT_COLUMNS: Final = {
+    "image": "image",
+    "label": "label",
+    "patient": "patient",
+    "view": "view",
+    "sex": "sex",
+    "age": "age",
+    "split": "split",
+    "table_source": "source",
+}
+_YEARS_PER: Final = {"": 1.0, "y": 1.0, "m": 1 / 12, "w": 7 / 365.25, "d": 1 / 365.25}
+
+
+def read(
+    name: str,
+    root: str | Path,
+    *,
+    images: str | Path | None = None,
+    image: str = "image",
+    label: str | None = "label",
+    patient: str | None = "patient",
+    view: str | None = "view",
+    sex: str | None = "sex",
+    age: str | None = "age",
+    split: str | None = "split",
+    table_source: str | None = "source",
+) -> Collection:
+    """Reads a table with a header and a row for each image.
+
+    CSV may be UTF-8, UTF-16 or Windows-1252, with or without a byte-order mark, separated by commas, semicolons or
+    tabs. Every cell is text: the patient '007' is not '7'. Dropped, each with its reason: ``ragged row``, ``NUL byte``,
+    ``no file name``, ``outside the folder``, ``file missing``, ``conflicting labels`` (one file under several labels:
+    none of its rows is kept), ``repeated file`` (a file listed again with the same label: its first row is kept).
+    Patients that list the same file are the collection's ``aliases``. Empty lines are no rows.
+
+    Args:
+        name: name of the source entry.
+        root: the table: .parquet or .pq (needs the extra ``parquet``), or CSV whatever it is called.
+        images: the folder that image names are relative to; relative itself, it is so to the folder of the table.
+            None: the folder of the table.
+        image, label, patient, view, sex, age, split, table_source: names of the columns. Only ``image`` must exist;
+            None says that there is no such column. A row without a label is unlabelled. Ages read as '45', '45.0' or
+            as in DICOM ('045Y', '018M'). Splits are train, val and test in the usual spellings. Where ``table_source``
+            exists, a record's source is "name/value"; one patient id is still one patient.
+
+    Raises:
+        ConfigurationError: a column that was asked for has no text for a name, or the column of images is None.
+        DataError: the table cannot be read, or a column that was asked for is not there.
+    """
+    wanted = {
+        "image": image,
+        "label": label,
+        "patient": patient,
+        "view": view,
+        "sex": sex,
+        "age": age,
+        "split": split,
+        "table_source": table_source,
+    }
+    for key, column in wanted.items():
+        if (column is None and key == "image") or (column is not None and not isinstance(column, str)):
+            raise ConfigurationError(f"source {name!r}: {key}={column!r} is not the name of a column")
+    path = Path(root)
+    if not path.is_file():
+        raise DataError(f"source {name!r}: root={str(root)!r} is not a file; give a CSV or parquet table")
+    folder = path.absolute().parent if images is None else path.absolute().parent / images
+    if not folder.is_dir():
+        raise DataError(f"source {name!r}: images: there is no folder {folder}")
+    is_parquet = path.suffix.lower() in PARQUET_SUFFIXES
+    columns, lines = _read_parquet(path) if is_parquet else _read_csv(path, image)
+    places, notes = _places(name, path, wanted, columns)
+    rows = [_row(number, cells, len(columns), places, folder) for number, cells in enumerate(lines, start=1)]
+
+    kept, dropped = _without_repetitions(name, rows)
+    strange = {row.cells["split"] for row in kept if row.cells["split"] and row.split is None}
+    if strange:
+        notes.append(f"column {split!r}: {sorted(strange)[:5]} is none of train, val, test, and counts as not given")
+    records = make_records(_record(name, folder, row) for row in kept)
+    return Collection(name, records, make_dropped(dropped), len(rows), _aliases(rows), tuple(notes))
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A row; ``cells`` by the option that names their column ('' where there is none); ``reason`` why it is no use."""
+
+    number: int
+    cells: Mapping[str, str]
+    image: str | None
+    reason: str | None
+    detail: str | None
+
+    @property
+    def split(self) -> str | None:
+        return SPLIT_NAMES.get(self.cells["split"].casefold())
+
+
+def _read_csv(path: Path, image: str) -> tuple[list[str], list[list[str]]]:
+    try:
+        text = _decode(path.read_bytes())
+        first = next((line for line in text.splitlines() if line.strip()), "")
+        headers = {separator: next(csv.reader([first], delimiter=separator), []) for separator in SEPARATORS}
+        # The separator under which the column of images appears; failing that, the one that makes most columns.
+        separator = max(SEPARATORS, key=lambda s: (image in map(str.strip, headers[s]), len(headers[s])))
+        lines = [
+            cells
+            for cells in csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+            if any(cell.strip() for cell in cells)
+        ]
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+    except (csv.Error, UnicodeError) as error:
+        raise DataError(f"{path}: is no table of separated values ({error})") from error
+    if not lines:
+        raise DataError(f"{path}: the table is empty; its first line must name the columns")
+    return [cell.strip() for cell in lines[0]], lines[1:]
+
+
+def _decode(content: bytes) -> str:
+    """As ``decode``, and UTF-16 without its mark, which shows by every other byte of a Latin text being zero."""
+    start = content[:4096]
+    for offset, encoding in ((1, "utf-16-le"), (0, "utf-16-be")):
+        zeros = start[offset::2].count(0)
+        if zeros > 0.5 * len(start[offset::2]) and not start.startswith((b"\xff\xfe", b"\xfe\xff")):
+            return content.decode(encoding)
+    return decode(content)
+
+
+def _read_parquet(path: Path) -> tuple[list[str], list[list[str]]]:
+    try:
+        from pyarrow import ArrowException, parquet
+    except ImportError as error:
+        raise DataError(f"{path}: reading parquet needs pyarrow: uv sync --extra parquet, or use CSV") from error
+    try:
+        table = parquet.read_table(path)
+    except (OSError, ArrowException) as error:
+        raise DataError(f"{path}: is no parquet file ({' '.join(str(error).split())[:120]})") from error
+    columns = [[_cell(value) for value in column.to_pylist()] for column in table.columns]
+    return [str(column).strip() for column in table.column_names], [list(row) for row in zip(*columns, strict=True)]
+
+
+def _cell(value: object) -> str:
+    """Text of a typed value; a whole float is an integer that met a missing value on its way."""
+    if value is None or value != value:
+        return ""
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+def _places(
+    name: str, path: Path, wanted: Mapping[str, str | None], columns: Sequence[str]
+) -> tuple[dict[str, int], list[str]]:
+    """The place of every column that is there; and what to tell of the table."""
+    places, notes = {}, []
+    for key, column in wanted.items():
+        if column in columns:
+            places[key] = columns.index(column)
+            if columns.count(column) > 1:
+                notes.append(f"the column {column!r} stands {columns.count(column)} times; the first counts")
+        elif column is not None and (key == "image" or column != DEFAULT_COLUMNS[key]):
+            folded = {c.casefold(): c for c in columns}
+            nearest = difflib.get_close_matches(column.casefold(), folded, n=1, cutoff=0.5)
+            hint = f"did you mean {folded[nearest[0]]!r}?" if nearest else f"there are: {', '.join(columns[:20])}"
+            raise DataError(f"source {name!r}: {path} has no column {key}={column!r}; {hint}")
+    if "label" not in places:
+        notes.append(f"no column of labels: every image is unlabelled (columns: {', '.join(columns[:20])})")
+    if "patient" not in places:
+        notes.append("no column of patients: every image counts as a patient of its own")
+    return places, notes
+
+
+def _row(number: int, line: Sequence[str], num_columns: int, places: Mapping[str, int], folder: Path) -> _Row:
+    if len(line) < num_columns or any(cell.strip() for cell in line[num_columns:]):
+        cells = dict.fromkeys(DEFAULT_COLUMNS, "")
+        return _Row(number, cells, None, "ragged row", f"{len(line)} cells under {num_columns} columns")
+    cells = {key: line[places[key]].strip() if key in places else "" for key in DEFAULT_COLUMNS}
+    if any("\0" in cell for cell in cells.values()):
+        shown = {key: cell.replace("\0", "\\0") for key, cell in cells.items()}
+        return _Row(number, dict.fromkeys(cells, ""), shown["image"], "NUL byte", None)
+    if not cells["image"]:
+        return _Row(number, cells, None, "no file name", None)
+    image = _relative(cells["image"], folder)
+    if image is None:
+        return _Row(number, cells, cells["image"], "outside the folder", str(folder))
+    # Not Path.is_file: that raises where a name is longer than the file system takes.
+    if not os.path.isfile(folder / image):  # noqa: PTH113
+        return _Row(number, cells, image, "file missing", None)
+    return _Row(number, cells, image, None, None)
+
+
+def _relative(text: str, folder: Path) -> str | None:
+    """An image name as a path relative to the folder; None where it leads out of it."""
+    if "\\" in text and not os.path.isfile(folder / text):  # noqa: PTH113 - as above
+        text = text.replace("\\", "/")
+    image = posixpath.normpath(text)
+    if posixpath.isabs(image):
+        base = posixpath.normpath(folder.as_posix())
+        if not image.startswith(f"{base}/"):
+            return None
+        image = posixpath.relpath(image, base)
+    return None if image == ".." or image.startswith("../") or re.match(r"[A-Za-z]:/", image) else image
+
+
+def _without_repetitions(name: str, rows: Sequence[_Row]) -> tuple[list[_Row], list[dict[str, object]]]:
+    listed: dict[str, list[_Row]] = {}
+    for row in rows:
+        if row.reason is None and row.image is not None:
+            listed.setdefault(row.image, []).append(row)
+    kept, dropped = [], []
+    for row in rows:
+        reason, detail = row.reason, row.detail
+        same = listed.get(row.image, []) if row.image is not None else []
+        if reason is None and len({fold(other.cells["label"]) for other in same}) > 1:
+            reason, detail = "conflicting labels", "; ".join(f"row {o.number}: {o.cells['label']}" for o in same)
+        elif reason is None and same[0] is not row:
+            reason, detail = "repeated file", f"kept as row {same[0].number}"
+        if reason is None:
+            kept.append(row)
+        else:
+            dropped.append({"source": name, "row": row.number, "image": row.image, "reason": reason, "detail": detail})
+    return kept, dropped
+
+
+def _aliases(rows: Sequence[_Row]) -> tuple[tuple[str, str], ...]:
+    """Pairs of patients that list one and the same file."""
+    owners: dict[str, dict[str, None]] = {}
+    for row in rows:
+        if row.image is not None and row.cells["patient"]:
+            owners.setdefault(row.image, {})[row.cells["patient"]] = None
+    pairs = {(first, other): None for first, *others in map(list, owners.values()) for other in others}
+    return tuple(pairs)
+
+
+def _record(name: str, folder: Path, row: _Row) -> dict[str, object]:
+    cells = row.cells
+    view = cells["view"] if cells["view"] != "?" else ""
+    return {
+        "source": f"{name}/{cells['table_source']}" if cells["table_source"] else name,
+        "image": row.image,
+        "path": str(folder / str(row.image)),
+        "finding": cells["label"] or None,
+        "patient": cells["patient"] or None,
+        "view": VIEWS.get(fold(view), view) or None,
+        "sex": SEXES.get(cells["sex"].casefold()),
+        "age": _age(cells["age"]),
+        "predefined_split": row.split,
+    }
+
+
+def _age(text: str) -> float | None:
+    """Years: '45', '45.0', '50+', and the age strings of DICOM ('045Y', '018M', '012W', '003D')."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([ymwd]?)\+?", text.casefold())
+    years = float(match[1]) * _YEARS_PER[match[2]] if match else None
+    return years if years is not None and years <= 120 else None
