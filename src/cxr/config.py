@@ -89,6 +89,7 @@ class ClassFoldersSource:
     kind: str = MISSING
     root: str | None = setting(None, "folder that holds one folder per class, with or without train/val/test above")
     include: list[str] | None = setting(None, "class folders that are taken; null: all")
+    folders: list[str] | None = setting(None, "the class folders that there must be; null: those that there are")
     patient: str = setting(
         "auto", "patient id from the file name: auto, nih, paediatric, none, or a pattern with one group"
     )
@@ -100,13 +101,13 @@ class TableSource:
     root: str | None = setting(None, "the table: a CSV or parquet file")
     images: str | None = setting(None, "folder of the images; null: that of the table")
     image: str = setting("image", "column: image path, relative to the folder of the images")
-    label: str = setting("label", "column: finding or class")
-    patient: str = setting("patient", "column: patient id (always text)")
-    view: str = setting("view", "column: view")
-    sex: str = setting("sex", "column: sex")
-    age: str = setting("age", "column: age in years")
-    split: str = setting("split", "column: train, val or test, used by data.split.kind=predefined")
-    table_source: str = setting("source", "column: where the image comes from")
+    label: str | None = setting("label", "column: finding or class")
+    patient: str | None = setting("patient", "column: patient id (always text)")
+    view: str | None = setting("view", "column: view")
+    sex: str | None = setting("sex", "column: sex")
+    age: str | None = setting("age", "column: age in years")
+    split: str | None = setting("split", "column: train, val or test, used by data.split.kind=predefined")
+    table_source: str | None = setting("source", "column: where the image comes from")
 
 
 @dataclass

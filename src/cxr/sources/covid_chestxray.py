@@ -6,7 +6,6 @@ Predictions Are the Future".
 
 from __future__ import annotations
 
-import codecs
 import csv
 import difflib
 import io
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from cxr.errors import ConfigurationError, DataError
+from cxr.sources.cells import SEXES, VIEWS, decode
 from cxr.sources.download import absent
 from cxr.sources.manifest import Collection, make_dropped, make_records
 from cxr.sources.ontology import Ontology, fold, load_ontology
@@ -31,23 +31,9 @@ NEEDED = ("patientid", "finding", "view", "filename")
 # The folder of the images where the metadata has no such column yet.
 IMAGES = "images"
 
-VIEWS = {
-    "pa": "PA",
-    "ap": "AP",
-    "ap supine": "AP Supine",
-    "aps": "AP Supine",
-    "ap erect": "AP Erect",
-    "ap semi erect": "AP Semi Erect",
-    "l": "L",
-    "lateral": "L",
-    "axial": "Axial",
-    "coronal": "Coronal",
-    "ct": "CT",
-}
 # The first generation has no modality: there CT is a view.
 CT_VIEWS = ("CT", "Axial", "Coronal")
 X_RAY = ("x ray", "xray", "cxr", "cr", "dx")
-SEXES = {"m": "M", "male": "M", "f": "F", "female": "F"}
 COUNTRIES = {"usa": "United States", "us": "United States", "uk": "United Kingdom", "korea": "South Korea"}
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".dcm", ".nii", ".gz")
 
@@ -232,17 +218,6 @@ def _read_rows(root: Path) -> list[_Row]:
     if lacking:
         raise DataError(f"{path}: not the metadata of the collection: no column {', '.join(lacking)} in its header")
     return list(_rows(header, lines[1:]))
-
-
-def decode(content: bytes) -> str:
-    """Text of a table that is UTF-8 (with or without its mark), UTF-16 with its mark, or Windows-1252."""
-    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return content.decode("utf-16")
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        # Five bytes have no meaning in Windows-1252; they must not make a table of 900 rows unreadable.
-        return content.decode("cp1252", errors="replace")
 
 
 def _rows(header: Sequence[str], lines: Sequence[Sequence[str]]) -> Iterator[_Row]:

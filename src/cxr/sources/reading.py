@@ -14,6 +14,7 @@ import pandas as pd
 
 from cxr.errors import ConfigurationError, DataError
 from cxr.sources import class_folders, covid_chestxray, phantom, table
+from cxr.sources.cells import VIEWS
 from cxr.sources.download import ensure_collection
 from cxr.sources.fingerprints import sha256_of
 from cxr.sources.labels import assign_labels
@@ -161,7 +162,7 @@ def _read_source(
 
 def _with_views(collection: Collection, views: Sequence[str]) -> Collection:
     present = {fold(view): view for view in collection.records["view"] if view is not None}
-    known = present | covid_chestxray.VIEWS
+    known = present | VIEWS
     for view in views:
         if fold(view) not in known:
             nearest = known[difflib.get_close_matches(fold(view), known, n=1, cutoff=0.0)[0]]

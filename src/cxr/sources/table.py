@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from cxr.errors import ConfigurationError, DataError
-from cxr.sources.covid_chestxray import SEXES, VIEWS, decode
+from cxr.sources.cells import SEXES, VIEWS, decode
 from cxr.sources.manifest import SPLIT_NAMES, Collection, make_dropped, make_records
 from cxr.sources.ontology import fold
 
