@@ -10,10 +10,13 @@ from cxr.command_line import Job, launch
 def evaluate(job: Job) -> None:
     """Open the run, score, write metrics, predictions and figures, and record the look at the test set."""
     from cxr.assembly import evaluation_arguments
+
+    arguments = evaluation_arguments(job.settings)
+
     from cxr.evaluation.evaluate import evaluate_run
     from cxr.report import report_evaluation
 
-    report_evaluation(evaluate_run(**evaluation_arguments(job.settings)))
+    report_evaluation(evaluate_run(**arguments))
 
 
 if __name__ == "__main__":

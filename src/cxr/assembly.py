@@ -13,6 +13,7 @@ import yaml
 
 from cxr.command_line import Job
 from cxr.errors import CxrError, DataError, DivergedError
+from cxr.evaluation.run_path import find_checkpoint
 from cxr.training.accelerators import resolve_devices, resolve_precision
 from cxr.training.run_directory import RunDirectory, write_atomically
 
@@ -188,7 +189,14 @@ def build_trainer(settings: Settings, run: OpenRun) -> pl.Trainer:
 
 
 def evaluation_arguments(settings: Settings) -> dict[str, Any]:
-    """Keyword arguments of `evaluate_run`."""
+    """Keyword arguments of `evaluate_run`.
+
+    Raises:
+        CheckpointError: there is no checkpoint, said before anything heavy is imported.
+        ConfigurationError: there is no such device.
+    """
+    find_checkpoint(settings["run"], settings["checkpoint"])
+    resolve_devices(settings["trainer"]["gpus"])
     data, paths = settings["data"], settings["paths"]
     external = None
     if data is not None:

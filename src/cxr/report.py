@@ -142,10 +142,12 @@ def report_sweep(jobs: Sequence[Job]) -> None:
     for job in jobs:
         assert job.sweep_dir is not None
         directory = RunDirectory(job.sweep_dir / str(job.number))
-        status = directory.read_status() if directory.status_path.is_file() else {"status": "failed", "reason": None}
+        # A job that was refused before it had a directory has no status.
+        known = directory.status_path.is_file()
+        status: dict[str, Any] = directory.read_status() if known else {"status": "failed", "reason": None}
         auroc = _best_auroc(directory) if status["status"] == "finished" else None
         shown = f"{auroc:.4f}" if auroc is not None else "-"
-        outcome = status["status"] if status["reason"] is None else f"{status['status']}: {status['reason']}"
+        outcome = str(status["status"]) + (f": {status['reason']}" if status["reason"] is not None else "")
         chosen = [str(_chosen(job).get(name, "")) for name in differing]
         rows.append((-1.0 if auroc is None else auroc, [str(job.number), *chosen, shown, outcome]))
     table = Table(title=f"Sweep {os.path.relpath(jobs[0].sweep_dir or '.')}", title_justify="left", title_style="bold")

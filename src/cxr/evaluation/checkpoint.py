@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +12,14 @@ import pandas as pd
 import torch
 
 from cxr.errors import CheckpointError, CxrError
+from cxr.evaluation.run_path import find_checkpoint, run_of, runs_nearby
 from cxr.pipeline.datamodule import CXRDataModule
 from cxr.training.module import CXRModule
-from cxr.training.run_directory import RunDirectory
 
 # Lightning keeps the state of a data module under the name of its class.
 DATA_STATE = CXRDataModule.__qualname__
 # What every checkpoint of this program holds; other Lightning programs lack the last.
 REQUIRED_KEYS = ("state_dict", "epoch", CXRModule.CHECKPOINT_HYPER_PARAMS_KEY, DATA_STATE)
-MAX_NAMED_RUNS = 5
-MAX_FOLDERS_SEARCHED = 2000
 
 
 @dataclass(frozen=True)
@@ -77,37 +73,17 @@ def open_run(run: str | Path, which: str = "best") -> OpenedRun:
         CheckpointError: nothing there, an empty or damaged file, or a checkpoint of another program; one line that
             names what was looked for and the runs nearby.
     """
-    given = Path(run).expanduser()
-    path, notes = (given, []) if given.is_file() else _in_directory(given, which)
-    if path.stat().st_size == 0:
-        raise CheckpointError(f"{path} is empty: its writing was cut off{_nearby(given)}")
+    path, notes = find_checkpoint(run, which)
     with _one_line(path):
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     missing = [key for key in REQUIRED_KEYS if not isinstance(content, dict) or key not in content]
     if missing:
-        raise CheckpointError(f"{path} is no checkpoint of cxr: it holds no {', '.join(missing)}{_nearby(given)}")
+        nearby = runs_nearby(Path(run))
+        raise CheckpointError(f"{path} is no checkpoint of cxr: it holds no {', '.join(missing)}{nearby}")
     with _one_line(path):
         module = CXRModule.load_from_checkpoint(path, map_location="cpu", weights_only=True)
         training_split = pd.DataFrame(content[DATA_STATE]["split"], dtype=object)
-    return OpenedRun(path, _run_of(path), int(content["epoch"]), module.eval(), training_split, notes)
-
-
-def _in_directory(given: Path, which: str) -> tuple[Path, list[str]]:
-    folder = given if given.name == "checkpoints" else given / "checkpoints"
-    wanted = [folder / f"{which}.ckpt", *([folder / "last.ckpt"] if which == "best" else [])]
-    for path in wanted:
-        if path.is_file():
-            return path, [] if path == wanted[0] else [f"{folder} has no best.ckpt: last.ckpt is evaluated"]
-    names = " or ".join(str(path) for path in wanted)
-    what = "holds no checkpoint" if given.is_dir() else "does not exist"
-    raise CheckpointError(f"{given} {what}: looked for {names}{_nearby(given)}")
-
-
-def _run_of(path: Path) -> Path | None:
-    folder = path.resolve().parent
-    run = RunDirectory(folder.parent)
-    is_run = folder == run.checkpoints_dir and (run.status_path.is_file() or run.config_path.is_file())
-    return run.path if is_run else None
+    return OpenedRun(path, run_of(path), int(content["epoch"]), module.eval(), training_split, notes)
 
 
 @contextmanager
@@ -122,29 +98,3 @@ def _one_line(path: Path) -> Iterator[None]:
         raise CheckpointError(
             f"{path} is damaged or no checkpoint of cxr ({type(error).__name__}: {detail})"
         ) from error
-
-
-def _nearby(given: Path) -> str:
-    """The runs in or beside the nearest folder that exists, newest first, in words."""
-    folder = given.resolve()
-    while not folder.is_dir() and folder != folder.parent:
-        folder = folder.parent
-    runs = _runs_below(folder) or _runs_below(folder.parent)
-    if not runs:
-        return f"; there is no run in {folder}"
-    shown = [os.path.relpath(run) for run in runs[:MAX_NAMED_RUNS]]
-    more = f" and {len(runs) - MAX_NAMED_RUNS} more" if len(runs) > MAX_NAMED_RUNS else ""
-    return f"; runs nearby: {', '.join(shown)}{more}"
-
-
-def _runs_below(folder: Path) -> list[Path]:
-    found: list[tuple[float, Path]] = []
-    for here, folders, _ in islice(os.walk(folder), MAX_FOLDERS_SEARCHED):
-        depth = len(Path(here).relative_to(folder).parts)
-        if "checkpoints" in folders:
-            checkpoints = list((Path(here) / "checkpoints").glob("*.ckpt"))
-            if checkpoints:
-                found.append((max(file.stat().st_mtime for file in checkpoints), Path(here)))
-            folders.clear()
-        folders[:] = [name for name in sorted(folders) if not name.startswith(".")] if depth < 3 else []
-    return [run for _, run in sorted(found, reverse=True)]

@@ -1,0 +1,75 @@
+"""Where does the checkpoint lie that a path stands for?  Asked before anything heavy is imported."""
+
+from __future__ import annotations
+
+import os
+from itertools import islice
+from pathlib import Path
+
+from cxr.errors import CheckpointError
+from cxr.training.run_directory import RunDirectory
+
+MAX_NAMED_RUNS = 5
+MAX_FOLDERS_SEARCHED = 2000
+
+
+def find_checkpoint(run: str | Path, which: str = "best") -> tuple[Path, list[str]]:
+    """The checkpoint file, and what a person must know of the choice.
+
+    Args:
+        run: a run directory, its ``checkpoints`` folder, or a ``.ckpt`` file, also one that was copied elsewhere.
+        which: 'best' or 'last', for a directory; where there is no best checkpoint, the last is taken.
+
+    Raises:
+        CheckpointError: nothing there, or an empty file; the line names what was looked for and the runs nearby.
+    """
+    given = Path(run).expanduser()
+    path, notes = (given, []) if given.is_file() else _in_directory(given, which)
+    if path.stat().st_size == 0:
+        raise CheckpointError(f"{path} is empty: its writing was cut off{runs_nearby(given)}")
+    return path, notes
+
+
+def run_of(path: Path) -> Path | None:
+    """The run that a checkpoint lies in; None for one that was copied out of its run."""
+    folder = path.resolve().parent
+    run = RunDirectory(folder.parent)
+    is_run = folder == run.checkpoints_dir and (run.status_path.is_file() or run.config_path.is_file())
+    return run.path if is_run else None
+
+
+def _in_directory(given: Path, which: str) -> tuple[Path, list[str]]:
+    folder = given if given.name == "checkpoints" else given / "checkpoints"
+    wanted = [folder / f"{which}.ckpt", *([folder / "last.ckpt"] if which == "best" else [])]
+    for path in wanted:
+        if path.is_file():
+            return path, [] if path == wanted[0] else [f"{folder} has no best.ckpt: last.ckpt is evaluated"]
+    names = " or ".join(str(path) for path in wanted)
+    what = "holds no checkpoint" if given.is_dir() else "does not exist"
+    raise CheckpointError(f"{given} {what}: looked for {names}{runs_nearby(given)}")
+
+
+def runs_nearby(given: Path) -> str:
+    """The runs in or beside the nearest folder that exists, newest first, in words."""
+    folder = given.resolve()
+    while not folder.is_dir() and folder != folder.parent:
+        folder = folder.parent
+    runs = _runs_below(folder) or _runs_below(folder.parent)
+    if not runs:
+        return f"; there is no run in {folder}"
+    shown = [os.path.relpath(run) for run in runs[:MAX_NAMED_RUNS]]
+    more = f" and {len(runs) - MAX_NAMED_RUNS} more" if len(runs) > MAX_NAMED_RUNS else ""
+    return f"; runs nearby: {', '.join(shown)}{more}"
+
+
+def _runs_below(folder: Path) -> list[Path]:
+    found: list[tuple[float, Path]] = []
+    for here, folders, _ in islice(os.walk(folder), MAX_FOLDERS_SEARCHED):
+        depth = len(Path(here).relative_to(folder).parts)
+        if "checkpoints" in folders:
+            checkpoints = list((Path(here) / "checkpoints").glob("*.ckpt"))
+            if checkpoints:
+                found.append((max(file.stat().st_mtime for file in checkpoints), Path(here)))
+            folders.clear()
+        folders[:] = [name for name in sorted(folders) if not name.startswith(".")] if depth < 3 else []
+    return [run for _, run in sorted(found, reverse=True)]

@@ -1,0 +1,57 @@
+"""Is the README true?  Its commands are accepted, its links lead somewhere, its Python runs."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+COMMANDS = sorted(set(re.findall(r"uv run ((?:train|evaluate)\.py [^\n`#]*)", README)))
+
+
+def test_the_two_commands_and_the_test_command_stand_first() -> None:
+    assert "pip install uv && uv run train.py experiment=demo" in README
+    assert "uv run pytest" in README
+    assert "uv run pytest" in (ROOT / ".ci" / "run").read_text()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_of_the_readme_is_accepted(command: str, tmp_path: Path) -> None:
+    program, *words = shlex.split(re.sub(r"<[^>]*>", "x", command.split("  ")[0]))
+    if "--config-dir" in words:
+        pytest.skip("needs a run; tests/test_runs.py repeats one")
+    if any(word == "trainer.max_epoch=3" for word in words):
+        pytest.skip("the mistake that the README shows")
+    if "-m" in words:
+        words.remove("-m")
+        words = [word.split(",")[0] for word in words]
+    done = subprocess.run(
+        [sys.executable, str(ROOT / program), *words, "--cfg", "job"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_links_lead_somewhere() -> None:
+    for target in re.findall(r"\]\(([^)]+)\)", README):
+        if not target.startswith("https://"):
+            assert (ROOT / target).exists(), target
+
+
+def test_the_python_of_the_readme_runs(tmp_path: Path) -> None:
+    block = next(block for block in re.findall(r"```python\n(.*?)```", README, re.S) if "CXRDataModule" in block)
+    assert len([line for line in block.splitlines() if line.strip()]) <= 10
+    small = block.replace("image_size=96", "image_size=32").replace('"resnet18"', '"resnet10t"')
+    small = small.replace("max_epochs=3", "max_epochs=1, limit_train_batches=2, limit_val_batches=2, logger=False")
+    small = small.replace('"kind": "phantom"', '"kind": "phantom", "num_patients": 20, "size": 64')
+    done = subprocess.run([sys.executable, "-c", small], capture_output=True, text=True, cwd=tmp_path, timeout=200)
+    assert done.returncode == 0, done.stderr
