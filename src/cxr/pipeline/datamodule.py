@@ -1,0 +1,351 @@
+"""How do collections of radiographs become batches?"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from cxr.errors import ConfigurationError, DataError
+from cxr.images.cache import prepare_images
+from cxr.images.prepare import Preparation
+from cxr.pipeline.augmentation import Augmentation, Changes
+from cxr.pipeline.balance import check_balance, class_weights
+from cxr.pipeline.batch_sampler import EpochBatches
+from cxr.pipeline.prepared_records import PreparedRecords, without_unreadable
+from cxr.pipeline.splits import SPLITS, assign_splits, leaking_groups, match_split, require_every_class
+from cxr.sources.manifest import Manifest
+from cxr.sources.reading import read_sources
+
+Batch = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class _Contents:
+    """What `CXRDataModule.setup` has read; the records carry their split (None where all are for scoring)."""
+
+    manifest: Manifest
+    dataset: PreparedRecords
+
+
+class CXRDataModule(pl.LightningDataModule):
+    """Reads, divides and prepares radiographs, and serves them in batches.
+
+    A batch is a dict: ``image`` uint8 (B, 1, H, W), ``label`` int64 (B,), -1 = unlabelled, ``index`` int64 (B,), the
+    row of ``records``. Training batches are augmented on the device that trains, when a Trainer trains; evaluation
+    sees every record once, as it is. ``setup`` may be called any number of times, by any number of processes at once.
+
+    The hyper-parameters and the split lie in the checkpoint: ``CXRDataModule.load_from_checkpoint(path)`` divides the
+    same files in the same way, or raises DataError where they are not the same files.
+
+    Args:
+        sources: name -> ``kind`` and options of a collection, see `cxr.sources.reading.read_sources`.
+        data_dir: where collections are looked for.
+        cache_dir: where prepared images, drawings and fingerprints are kept.
+        classes: class name -> findings, in the order of the labels; None: the findings are the classes, sorted.
+        positive: the class that metrics are about; None: the first.
+        views: views to keep; None: all.
+        download: fetch a collection that is absent, where it has a public address.
+        image_size: side of the square images, pixels.
+        aspect: ``crop`` or ``pad``.
+        max_unreadable: share of unreadable images above which `setup` refuses, 0 to 1.
+        batch_size: images in a batch of one process.
+        num_workers: loader processes; 0 reads in the training process and is fastest on most machines.
+        split: keyword arguments of `assign_splits`.
+        balance: ``sampler`` and ``weighting``, see `cxr.pipeline.balance`; ``beta``; ``allow_both``.
+        augment: keyword arguments of `Augmentation`.
+        seed: of order and augmentation, 0 or more.
+        progress: show bars on a terminal.
+
+    Raises:
+        ConfigurationError: a setting is unknown or out of its range.
+    """
+
+    def __init__(
+        self,
+        sources: Mapping[str, Mapping[str, Any]],
+        *,
+        data_dir: str | Path = "data",
+        cache_dir: str | Path = "outputs/cache",
+        classes: Mapping[str, Sequence[str]] | None = None,
+        positive: str | None = None,
+        views: Sequence[str] | None = None,
+        download: bool = True,
+        image_size: int = 224,
+        aspect: str = "crop",
+        max_unreadable: float = 0.01,
+        batch_size: int = 32,
+        num_workers: int = 0,
+        split: Mapping[str, Any] | None = None,
+        balance: Mapping[str, Any] | None = None,
+        augment: Mapping[str, Any] | None = None,
+        seed: int = 0,
+        progress: bool = True,
+    ) -> None:
+        super().__init__()
+        # The names under which a checkpoint keeps them: anything but plain types would not be read back.
+        sources, data_dir, cache_dir = _plain(sources), str(data_dir), str(cache_dir)
+        classes, views = _plain(classes), _plain(views)
+        split, balance, augment = _plain(split or {}), _plain(balance or {}), _plain(augment or {})
+        self.save_hyperparameters(logger=False)
+
+        for key, value, low in (
+            ("data.batch_size", batch_size, 1),
+            ("data.num_workers", num_workers, 0),
+            ("seed", seed, 0),
+        ):
+            if value < low:
+                raise ConfigurationError(f"{key}: {value} is below {low}")
+        if not 0 <= max_unreadable <= 1:
+            raise ConfigurationError(f"data.max_unreadable: {max_unreadable} is not from 0 to 1")
+        self._preparation = Preparation(image_size, aspect)  # type: ignore[arg-type]
+        _check_names("data.split", split, assign_splits)
+        _check_names("augment", augment, Augmentation)
+        _check_names("balance", balance, check_balance)
+        self._balance = {"sampler": "none", "weighting": "none", "beta": 0.999, "allow_both": False, **balance}
+        check_balance(**self._balance)
+        self.augmentation = Augmentation(**augment)
+
+        # An evaluation deals out every record once, so that a process may have none.
+        self.allow_zero_length_dataloader_with_multiple_devices = True
+        self._given_split: pd.DataFrame | None = None
+        self._labelled: _Contents | None = None
+        self._everything: _Contents | None = None
+        self._current: _Contents | None = None
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read, divide and prepare, once.
+
+        Args:
+            stage: 'predict' takes every record, labelled or not, and divides nothing; any other stage divides the
+                labelled ones.
+
+        Raises:
+            DataError: files are missing, unreadable or not those of the checkpoint; a class is too small to divide.
+        """
+        if stage == "predict":
+            if self._everything is None:
+                self._everything = self._read(keep_unlabelled=True)
+            self._current = self._everything
+        else:
+            if self._labelled is None:
+                self._labelled = self._read(keep_unlabelled=False)
+            self._current = self._labelled
+
+    def _read(self, *, keep_unlabelled: bool) -> _Contents:
+        settings = self.hparams
+        manifest = read_sources(
+            settings["sources"],
+            data_dir=settings["data_dir"],
+            cache_dir=settings["cache_dir"],
+            classes=settings["classes"],
+            views=settings["views"],
+            download=settings["download"],
+            keep_unlabelled=keep_unlabelled,
+            progress=settings["progress"],
+        )
+        divides, split = not keep_unlabelled, None
+        if divides:
+            self._check_classes(manifest)
+            if self._given_split is None:  # now, before minutes of decoding
+                split = assign_splits(manifest.records, **settings["split"])
+        records = manifest.records
+        images = prepare_images(
+            records["path"].tolist(),
+            records["sha256"].tolist(),
+            self._preparation,
+            settings["cache_dir"],
+            progress=settings["progress"],
+        )
+        manifest, images, stays = without_unreadable(manifest, images, settings["max_unreadable"])
+        records = manifest.records
+        if split is not None:
+            split = split[stays].reset_index(drop=True)
+        elif self._given_split is not None and divides:
+            split = match_split(records, self._given_split, "the checkpoint", whole=True)
+        if split is not None:
+            require_every_class(records["label"].to_numpy(object), split)
+        code = {name: number for number, name in enumerate(manifest.class_names)}
+        labels = np.array([code.get(label, -1) for label in records["label"]], np.int64)
+        manifest.records["split"] = split if split is not None else pd.Series(None, records.index, dtype=object)
+        return _Contents(manifest, PreparedRecords(images, labels))
+
+    def _check_classes(self, manifest: Manifest) -> None:
+        names, positive = manifest.class_names, self.hparams["positive"]
+        if len(names) < 2:
+            raise DataError(f"data.classes: the only class is {', '.join(names)}; a classifier needs two")
+        if positive is not None and positive not in names:
+            raise ConfigurationError(f"data.positive: {positive!r} is not one of the classes {', '.join(names)}")
+        for name in names:
+            if not (manifest.records["label"] == name).any():
+                raise DataError(f"data.classes: class {name!r} has no image; change its findings, or data.views")
+
+    def _contents(self) -> _Contents:
+        if self._current is None:
+            raise RuntimeError("CXRDataModule: call setup() first")
+        return self._current
+
+    @property
+    def class_names(self) -> list[str]:
+        """The classes, in the order of the labels."""
+        return list(self._contents().manifest.class_names)
+
+    @property
+    def positive(self) -> str:
+        """The class that metrics are about."""
+        positive = self.hparams["positive"]
+        return self.class_names[0] if positive is None else str(positive)
+
+    @property
+    def records(self) -> pd.DataFrame:
+        """The manifest with a column ``split``; row number = record index of the batches."""
+        return self._contents().manifest.records
+
+    @property
+    def dropped(self) -> pd.DataFrame:
+        """Every row that is not used: source, row, image, reason, detail."""
+        return self._contents().manifest.dropped
+
+    @property
+    def accounting(self) -> pd.DataFrame:
+        """Rows read and kept of each source, and how many were dropped for each reason."""
+        return self._contents().manifest.accounting()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know of the reading, a sentence each."""
+        return self._contents().manifest.notes
+
+    @property
+    def class_counts(self) -> dict[str, dict[str, int]]:
+        """Split -> class -> number of images."""
+        records = self.records
+        return {
+            split: {
+                name: int(((records["split"] == split) & (records["label"] == name)).sum()) for name in self.class_names
+            }
+            for split in SPLITS
+        }
+
+    @property
+    def class_weights(self) -> list[float] | None:
+        """Weights of the training loss, or None."""
+        counts = list(self.class_counts["train"].values())
+        return class_weights(counts, self._balance["weighting"], beta=self._balance["beta"])
+
+    @property
+    def preparation(self) -> dict[str, int | str]:
+        """How the images were prepared: keyword arguments of `cxr.images.prepare.Preparation`."""
+        return self._preparation.as_dict()
+
+    @property
+    def leaks(self) -> list[str]:
+        """The patient groups that stand on two sides of the split."""
+        records = self.records
+        return leaking_groups(records, records["split"])
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        batches = self._batches("train")
+        if self.trainer is not None:
+            batches.resume(self.trainer)
+        return self._loader(batches)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        return self._loader(self._batches("val"))
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        if not (self.records["split"] == "test").any():
+            raise DataError("data.split: no record was kept for the test; set data.split.test_fraction above 0")
+        return self._loader(self._batches("test"))
+
+    def predict_dataloader(self) -> DataLoader[Batch]:
+        """Every record, also those without a label."""
+        return self._loader(self._batches(None))
+
+    def _batches(self, split: str | None) -> EpochBatches:
+        contents = self._contents()
+        chosen = (
+            contents.manifest.records["split"] == split if split is not None else np.ones(len(contents.dataset), bool)
+        )
+        index = np.flatnonzero(chosen)
+        return EpochBatches(
+            index,
+            contents.dataset.labels[index],
+            self.hparams["batch_size"],
+            shuffle=split == "train",
+            sampler=self._balance["sampler"] if split == "train" else "none",
+            seed=self.hparams["seed"],
+            rank=0 if self.trainer is None else self.trainer.global_rank,
+            world_size=1 if self.trainer is None else self.trainer.world_size,
+        )
+
+    def _loader(self, batches: EpochBatches) -> DataLoader[Batch]:
+        num_workers = self.hparams["num_workers"]
+        on_cuda = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        return DataLoader(
+            self._contents().dataset,
+            sampler=batches,
+            batch_size=None,
+            num_workers=num_workers,
+            persistent_workers=num_workers > 0,
+            pin_memory=on_cuda,
+            # Its own: the seeds that it deals to its workers must not move the random numbers of the training.
+            generator=torch.Generator().manual_seed(self.hparams["seed"]),
+        )
+
+    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Draw what changes in a training batch: here, because reading its indices back would make a GPU wait."""
+        trainer = self.trainer
+        if trainer is None or not trainer.training or self.augmentation.is_identity:
+            return batch
+        index = batch["index"].tolist()
+        changes = self.augmentation.draw(index, seed=self.hparams["seed"], epoch=trainer.current_epoch)
+        return {**batch, "homographies": changes.homographies, "tables": changes.tables}
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Augment a training batch on the device that trains."""
+        if "homographies" in batch:
+            changes = Changes(batch.pop("homographies"), batch.pop("tables"))
+            batch["image"] = self.augmentation.apply(batch["image"], changes)
+        return batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """The split, in plain lists."""
+        given = self._given_split if self._labelled is None else self._labelled.manifest.records
+        if given is None:
+            return {}
+        return {"split": {name: given[name].tolist() for name in ("source", "image", "sha256", "label", "split")}}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Divide as the checkpoint did, now or at the next `setup`."""
+        if "split" not in state_dict:
+            return
+        self._given_split = pd.DataFrame(state_dict["split"], dtype=object)
+        if self._labelled is not None:
+            records = self._labelled.manifest.records
+            records["split"] = match_split(records, self._given_split, "the checkpoint", whole=True)
+
+
+def _check_names(key: str, given: Mapping[str, Any], taker: Callable[..., Any]) -> None:
+    known = [name for name in inspect.signature(taker).parameters if name != "records"]
+    for name in given:
+        if name not in known:
+            raise ConfigurationError(f"{key}.{name} is not known; there are: {', '.join(known)}")
+
+
+def _plain(value: Any) -> Any:
+    """Mappings as dict, sequences as list, paths as text, all the way down."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(each) for each in value]
+    return str(value) if isinstance(value, Path) else value

@@ -1,0 +1,106 @@
+"""Which records have a picture, and what does a list of record indices bring?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from cxr.errors import DataError
+from cxr.images.cache import PreparedImages
+from cxr.sources.manifest import Manifest, make_dropped
+
+_NAMED = 3  # unreadable files that an error names
+
+
+class PreparedRecords(Dataset[dict[str, Tensor]]):
+    """Batches by record index, straight from the prepared pixels.
+
+    Args:
+        images: the prepared images, one row per record, none of them unreadable.
+        labels: (N,) class of each record, -1 = unlabelled.
+    """
+
+    def __init__(self, images: PreparedImages, labels: NDArray[np.int64]) -> None:
+        self.images = images
+        self.labels = labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: Sequence[int]) -> dict[str, Tensor]:
+        """``image`` uint8 (B, 1, H, W), ``label`` int64 (B,), ``index`` int64 (B,) for B record indices."""
+        records = np.asarray(index, np.int64)
+        # take copies whole rows; torch's advanced indexing moves single bytes and takes ten times as long.
+        pixels = np.take(np.asarray(self.images.pixels), self.images.rows[records], axis=0)
+        return {
+            "image": torch.from_numpy(pixels)[:, None],
+            "label": torch.from_numpy(self.labels[records]),
+            "index": torch.from_numpy(records),
+        }
+
+
+def without_unreadable(
+    manifest: Manifest, images: PreparedImages, max_unreadable: float
+) -> tuple[Manifest, PreparedImages, NDArray[np.bool_]]:
+    """Move the records whose image gave no picture to the dropped rows, with the reason 'unreadable'.
+
+    Args:
+        manifest: N records.
+        images: their N prepared images.
+        max_unreadable: share of unreadable records, 0 to 1, above which something is wrong with the collection.
+
+    Returns:
+        The manifest and the images that are left, and a mask (N,) of what stays.
+
+    Raises:
+        DataError: more unreadable images than allowed.
+    """
+    stays = images.rows >= 0
+    num_gone = int((~stays).sum())
+    if num_gone == 0:
+        return manifest, images, stays
+    if num_gone > max_unreadable * len(stays):
+        named = "; ".join(f"{path}: {reason}" for path, reason in images.unreadable[:_NAMED])
+        more = f"; and {num_gone - _NAMED} more" if num_gone > _NAMED else ""
+        raise DataError(
+            f"data.max_unreadable: {num_gone} of {len(stays)} images are unreadable, more than the share of "
+            f"{max_unreadable:g} ({named}{more}); mend the files, or allow more"
+        )
+    reason_of = dict(images.unreadable)
+    entries, rows = _origin(manifest)
+    names, paths = manifest.records["image"].tolist(), manifest.records["path"].tolist()
+    gone = make_dropped(
+        {
+            "source": entries[i],
+            "row": rows[i],
+            "image": names[i],
+            "reason": "unreadable",
+            "detail": reason_of[paths[i]],
+        }
+        for i in np.flatnonzero(~stays).tolist()
+    )
+    left = replace(
+        manifest,
+        records=manifest.records[stays].reset_index(drop=True),
+        dropped=pd.concat([manifest.dropped, gone], ignore_index=True),
+    )
+    return left, replace(images, rows=images.rows[stays], unreadable=[]), stays
+
+
+def _origin(manifest: Manifest) -> tuple[list[str], list[int]]:
+    """Source entry and row number there of each record: they stand in the order of the rows that were not dropped."""
+    entries: list[str] = []
+    rows: list[int] = []
+    for name, num_rows in manifest.sources.items():
+        dropped = manifest.dropped.loc[manifest.dropped["source"] == name, "row"].to_numpy()
+        kept = np.setdiff1d(np.arange(1, num_rows + 1), dropped).tolist()
+        entries += [name] * len(kept)
+        rows += kept
+    return entries, rows

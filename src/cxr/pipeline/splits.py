@@ -1,0 +1,298 @@
+"""Which records train, which validate, and which are kept for the test?
+
+``holdout`` and ``kfold`` divide patient groups, never a group. `leaking_groups` says what the other kinds divided.
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from cxr.errors import ConfigurationError, DataError
+
+logger = logging.getLogger(__name__)
+
+SPLITS: Final = ("train", "val", "test")
+KINDS: Final = ("holdout", "kfold", "predefined", "random_image", "file")
+_ATTEMPTS: Final = 50
+
+
+def assign_splits(
+    records: pd.DataFrame,
+    *,
+    kind: str = "holdout",
+    val_fraction: float = 0.25,
+    test_fraction: float = 0.2,
+    seed: int = 0,
+    fold: int = 0,
+    num_folds: int = 5,
+    path: str | Path | None = None,
+) -> pd.Series[str]:
+    """Give every record its split; the order of the records has no influence.
+
+    Args:
+        records: a manifest; ``source``, ``image``, ``label`` and ``group`` are read, ``predefined_split`` and
+            ``sha256`` where the kind asks for them. Unlabelled records are divided like a further class.
+        kind: ``holdout``: by group, stratified by class. ``kfold``: the groups are dealt into ``num_folds`` folds;
+            fold ``fold`` is the test set, and ``val_fraction`` of the rest validates. ``predefined``: as the
+            collection says; where it has no validation set, ``val_fraction`` of its training groups becomes one.
+            ``random_image``: by image, stratified; patients end up on both sides. ``file``: as a ``split.csv`` says.
+        val_fraction: share of the records in (0, 1).
+        test_fraction: share of the records in [0, 1); 0 leaves the test set out (holdout, random_image).
+        seed: 0 or more.
+        fold: 0 to ``num_folds`` - 1.
+        num_folds: at least 2.
+        path: file: a CSV with the columns source, image, split and perhaps sha256.
+
+    Returns:
+        'train', 'val' or 'test' for each record, with the index of ``records``.
+
+    Raises:
+        ConfigurationError: an unknown kind, or a number out of its range.
+        DataError: a class that cannot stand in every split; a collection or file that does not say where a record
+            belongs.
+    """
+    if kind not in KINDS:
+        nearest = difflib.get_close_matches(str(kind), KINDS, n=1)
+        hint = f"did you mean {nearest[0]}?" if nearest else f"choose one of {', '.join(KINDS)}"
+        raise ConfigurationError(f"data.split.kind: {kind!r} is not known; {hint}")
+    _check_numbers(kind, val_fraction, test_fraction, seed, fold, num_folds)
+    if len(records) == 0:
+        raise DataError("data: no record is left to be divided; look at the rows that were dropped, and why")
+    labels = records["label"].to_numpy(object)
+    groups = records["group"].to_numpy(object)
+    rng = np.random.default_rng(seed)
+
+    if kind in ("holdout", "random_image"):
+        units = groups if kind == "holdout" else _image_names(records)
+        fractions = [1 - val_fraction - test_fraction, val_fraction, test_fraction]
+        places = _apportion(units, labels, fractions if test_fraction > 0 else fractions[:2], rng)
+        names = np.array(SPLITS, object)[places]
+    elif kind == "kfold":
+        folds = _apportion(groups, labels, [1 / num_folds] * num_folds, rng)
+        names = np.full(len(records), "test", object)
+        rest = folds != fold
+        # Its own generator: the validation set of a fold does not hang on how many draws the folds took.
+        rng = np.random.default_rng([seed, fold])
+        names[rest] = _train_and_val(groups[rest], labels[rest], val_fraction, rng)
+    elif kind == "predefined":
+        names = _predefined(records, groups, labels, val_fraction, rng)
+    else:
+        if path is None:
+            raise ConfigurationError("data.split.path: is not set; data.split.kind=file needs the split.csv of a run")
+        names = match_split(records, _read_split(Path(path)), str(path)).to_numpy(object)
+
+    split = pd.Series(names, index=records.index, name="split", dtype=object)
+    require_every_class(labels, split)
+    return split
+
+
+def leaking_groups(records: pd.DataFrame, split: pd.Series[str]) -> list[str]:
+    """The groups that stand on two sides of the split, sorted."""
+    sides = split.groupby(records["group"]).nunique()
+    return sorted(str(group) for group in sides.index[sides > 1])
+
+
+def require_every_class(labels: NDArray[np.object_], split: pd.Series[str]) -> None:
+    """Refuse a split in which a class is absent from one side: its metrics would say nothing.
+
+    Raises:
+        DataError: names the class and the side; or says that nothing is left to train on.
+    """
+    sides = [name for name in SPLITS if (split == name).any()]
+    if "train" not in sides:
+        raise DataError("data.split: no record is left to train on; change data.split.kind or its fractions")
+    for name in _class_names(labels):
+        for side in sides:
+            if not ((labels == name) & (split == side).to_numpy()).any():
+                raise DataError(
+                    f"data.split: class {name!r} has {int((labels == name).sum())} images and none of them is in "
+                    f"{side}; choose data.split.kind=holdout, or join the class to another in data.classes"
+                )
+
+
+def match_split(records: pd.DataFrame, given: pd.DataFrame, origin: str, *, whole: bool = False) -> pd.Series[str]:
+    """Give records the split that an earlier run gave them, found by source and image, else by the file's bytes.
+
+    Args:
+        records: a manifest.
+        given: columns source, image, split, and perhaps sha256.
+        origin: where ``given`` comes from, for the messages.
+        whole: also refuse records that stand in ``given`` and are missing now.
+
+    Raises:
+        DataError: a record that ``given`` does not know, files with other bytes than then, unknown names of splits.
+    """
+    for column in ("source", "image", "split"):
+        if column not in given:
+            raise DataError(f"{origin}: column {column!r} is missing; a split file has source, image, split and sha256")
+    unknown = given.loc[~given["split"].isin(SPLITS), "split"]
+    if len(unknown) > 0:
+        raise DataError(f"{origin}: {len(unknown)} rows have a split like {unknown.iloc[0]!r}; say train, val or test")
+
+    keys = list(zip(given["source"], given["image"], strict=True))
+    split_of = dict(zip(keys, given["split"], strict=True))
+    if len(split_of) < len(set(zip(keys, given["split"], strict=True))):
+        raise DataError(f"{origin}: an image stands in two splits; give each image one row")
+    bytes_of: dict[tuple[str, str], str] = {}
+    split_of_bytes: dict[str, str] = {}
+    if "sha256" in given:
+        known = given["sha256"].notna().to_numpy()
+        bytes_of = {key: sha for key, sha, ok in zip(keys, given["sha256"], known, strict=True) if ok}
+        split_of_bytes = {bytes_of[key]: split_of[key] for key in bytes_of}
+
+    names: list[str] = []
+    missing: list[str] = []
+    changed: list[str] = []
+    used: set[tuple[str, str]] = set()
+    for source, image, sha in zip(records["source"], records["image"], records["sha256"], strict=True):
+        key = (source, image)
+        if key in split_of:
+            used.add(key)
+            names.append(split_of[key])
+            if sha is not None and bytes_of.get(key, sha) != sha:
+                changed.append(f"{source}/{image}")
+        elif sha in split_of_bytes:
+            names.append(split_of_bytes[sha])
+        else:
+            missing.append(f"{source}/{image}")
+    if changed:
+        raise DataError(
+            f"{origin}: {len(changed)} of {len(records)} files are not those that were divided ({changed[0]}); bring "
+            "the files back, or make a new split with data.split.kind=holdout"
+        )
+    if missing:
+        raise DataError(
+            f"{origin}: {len(missing)} of {len(records)} records are not in it ({missing[0]}); give the split of the "
+            "same data, or make a new one with data.split.kind=holdout"
+        )
+    absent = len(split_of) - len(used)
+    if absent > 0 and whole:
+        first = "/".join(next(key for key in split_of if key not in used))
+        raise DataError(f"{origin}: {absent} of its {len(split_of)} images are gone ({first}); bring the files back")
+    if absent > 0:
+        logger.warning("%s lists %d images that are not among the records", origin, absent)
+    return pd.Series(names, index=records.index, name="split", dtype=object)
+
+
+def _read_split(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_csv(path, dtype=str, encoding="utf-8", keep_default_na=False, na_values={"sha256": [""]})
+    except (OSError, ValueError) as error:
+        raise DataError(f"data.split.path: {path} cannot be read ({error}); give the split.csv of a run") from error
+
+
+def _predefined(
+    records: pd.DataFrame,
+    groups: NDArray[np.object_],
+    labels: NDArray[np.object_],
+    val_fraction: float,
+    rng: np.random.Generator,
+) -> NDArray[np.object_]:
+    names = records["predefined_split"].to_numpy(object).copy()
+    missing = ~np.isin(names.astype(str), SPLITS)
+    if missing.any():
+        raise DataError(
+            f"data.split.kind=predefined: {int(missing.sum())} of {len(records)} records have no split of their own "
+            f"({_image_names(records)[missing][0]}); use data.split.kind=holdout"
+        )
+    train = names == "train"
+    if not (names == "val").any() and train.any():
+        names[train] = _train_and_val(groups[train], labels[train], val_fraction, rng)
+    return names
+
+
+def _train_and_val(
+    groups: NDArray[np.object_], labels: NDArray[np.object_], val_fraction: float, rng: np.random.Generator
+) -> NDArray[np.object_]:
+    return np.array(SPLITS, object)[_apportion(groups, labels, [1 - val_fraction, val_fraction], rng)]
+
+
+def _apportion(
+    units: NDArray[np.object_], labels: NDArray[np.object_], fractions: Sequence[float], rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Deal whole units into parts, so that each part gets about its fraction of every class, and some of each.
+
+    Units are dealt class by class, the rarest class first, in random order; each goes where the images of its classes
+    are most wanted. Where no more units of a class are left than parts that still lack it, it goes to one of those.
+
+    Returns:
+        The part of each record, 0 to ``len(fractions)`` - 1.
+    """
+    names, unit_of = np.unique(units.astype(str), return_inverse=True)
+    classes = _class_names(labels)
+    # A further column for unlabelled records, which no part has to hold.
+    code = {name: number for number, name in enumerate(classes)}
+    codes = np.array([code.get(label, len(classes)) for label in labels])
+    images = np.zeros((len(names), len(classes) + 1))
+    np.add.at(images, (unit_of, codes), 1)
+    holds = images > 0
+    num_units = holds[:, : len(classes)].sum(axis=0)
+    for number, name in enumerate(classes):
+        if num_units[number] < len(fractions):
+            raise DataError(
+                f"data.split: class {name!r} has {num_units[number]} patient groups, and each of the {len(fractions)} "
+                "parts needs one; join the class to another in data.classes, add patients, or ask for fewer parts "
+                "(data.split.test_fraction=0, data.split.num_folds)"
+            )
+
+    total = images.sum(axis=0)
+    share = images / np.maximum(total, 1)  # of its class: a rare class weighs as much as a common one
+    rarity = [*sorted(range(len(classes)), key=lambda number: (num_units[number], number)), len(classes)]
+    # Classes that share units can starve one another; another order of dealing finds a way where there is one.
+    for _ in range(_ATTEMPTS):
+        part = np.full(len(names), -1)
+        wanted = np.outer(fractions, np.ones(len(total)))
+        lacks = np.ones((len(fractions), len(classes)), bool)
+        left = num_units.copy()
+        order = rng.permutation(len(names))
+        for number in rarity:
+            for unit in order[holds[order, number] & (part[order] < 0)]:
+                own = np.flatnonzero(holds[unit, : len(classes)])
+                urgent = own[left[own] <= lacks[:, own].sum(axis=0)]
+                needs = lacks[:, urgent].sum(axis=1)
+                best = np.lexsort((wanted @ share[unit], needs))[-1]
+                part[unit] = best
+                wanted[best] -= share[unit]
+                lacks[best, own] = False
+                left[own] -= 1
+        if not lacks.any():
+            return part[unit_of]
+    starved = classes[int(np.flatnonzero(lacks.any(axis=0))[0])]
+    raise DataError(
+        f"data.split: class {starved!r} cannot stand in every part, because its {num_units[classes.index(starved)]} "
+        "patient groups also hold other classes; join the class to another in data.classes, or add patients"
+    )
+
+
+def _class_names(labels: NDArray[np.object_]) -> list[str]:
+    return sorted({label for label in labels if label is not None})
+
+
+def _image_names(records: pd.DataFrame) -> NDArray[np.object_]:
+    return (records["source"].astype(str) + "/" + records["image"].astype(str)).to_numpy(object)
+
+
+def _check_numbers(kind: str, val_fraction: float, test_fraction: float, seed: int, fold: int, num_folds: int) -> None:
+    if not 0 < val_fraction < 1:
+        raise ConfigurationError(f"data.split.val_fraction: {val_fraction} is not between 0 and 1")
+    if not 0 <= test_fraction < 1:
+        raise ConfigurationError(f"data.split.test_fraction: {test_fraction} is not from 0 to below 1")
+    if kind in ("holdout", "random_image") and val_fraction + test_fraction >= 1:
+        raise ConfigurationError(
+            f"data.split: val_fraction={val_fraction} and test_fraction={test_fraction} leave nothing to train on; "
+            "their sum must be below 1"
+        )
+    if seed < 0:
+        raise ConfigurationError(f"data.split.seed: {seed} is below 0")
+    if num_folds < 2:
+        raise ConfigurationError(f"data.split.num_folds: {num_folds} is below 2")
+    if kind == "kfold" and not 0 <= fold < num_folds:
+        raise ConfigurationError(f"data.split.fold: {fold} is not one of 0 to {num_folds - 1}")
