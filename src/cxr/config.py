@@ -224,9 +224,9 @@ class Augment:
     rotation_prob: float = setting(0.0, "probability of a rotation", at_least=0, at_most=1)
     zoom_max: float = setting(1.0, "largest magnification", at_least=1, at_most=4)
     zoom_prob: float = setting(0.0, "probability of a magnification", at_least=0, at_most=1)
-    warp: float = setting(0.0, "largest perspective warp, share of the side", at_least=0, at_most=0.5)
+    warp: float = setting(0.0, "largest perspective warp, share of the side", at_least=0, below=0.5)
     warp_prob: float = setting(0.0, "probability of a warp", at_least=0, at_most=1)
-    brightness: float = setting(0.0, "largest change of brightness, share of the grey range", at_least=0, at_most=1)
+    brightness: float = setting(0.0, "largest change of brightness, share of the grey range", at_least=0, below=0.5)
     contrast: float = setting(1.0, "largest factor of contrast (and its inverse)", at_least=1, at_most=4)
     lighting_prob: float = setting(0.0, "probability of a change of brightness, and of contrast", at_least=0, at_most=1)
 
