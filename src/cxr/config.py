@@ -339,7 +339,7 @@ class Key:
 
     name: str
     default: Any
-    type: str
+    type_name: str
     metadata: Mapping[str, Any]
     section: bool
     owner: type

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import operator
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -13,6 +14,14 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from cxr.config import SOURCES, Key, TrainConfig, keys
+
+
+_BOUNDS = (
+    ("at_least", operator.ge, "at least"),
+    ("above", operator.gt, "above"),
+    ("at_most", operator.le, "at most"),
+    ("below", operator.lt, "below"),
+)
 
 
 class SettingError(ValueError):
@@ -92,16 +101,14 @@ def check(config: DictConfig, schema: type) -> dict[str, Any]:
     Raises:
         SettingError: for an unknown key, a wrong type, a value out of range, or two settings that contradict.
     """
-    given = OmegaConf.to_container(config, resolve=False)
-    assert isinstance(given, dict)
+    given = _plain(config, resolve=False)
     table = {key.name: key for key in keys(schema)}
     _refuse_unknown(given, schema)
     try:
         typed = OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.create(given))
-        plain = OmegaConf.to_container(typed, resolve=True, throw_on_missing=False)
+        plain = _plain(typed)
     except OmegaConfBaseException as error:
         raise SettingError(explain(error, table)) from None
-    assert isinstance(plain, dict)
     for key in table.values():
         if not key.section:
             _check_range(key, _look_up(plain, key.name))
@@ -112,11 +119,17 @@ def check(config: DictConfig, schema: type) -> dict[str, Any]:
     return plain
 
 
+def _plain(config: Any, *, resolve: bool = True) -> dict[str, Any]:
+    container = OmegaConf.to_container(config, resolve=resolve, throw_on_missing=False)
+    assert isinstance(container, dict)
+    return {str(name): value for name, value in container.items()}
+
+
 def explain(error: OmegaConfBaseException, table: Mapping[str, Key] | None = None) -> str:
     """One line for what OmegaConf says in several."""
     name = str(error.full_key or "")
     text = str(error).splitlines()[0].rstrip(".")
-    kind = table[name].type.replace("None", "null") if table is not None and name in table else "another type"
+    kind = table[name].type_name.replace("None", "null") if table is not None and name in table else "another type"
     wrong = re.match(r"Value '(.*?)' .*(?:could not be converted|is not a valid)", text)
     if name and wrong:
         return f"{name}={wrong.group(1)}: not of the type {kind}"
@@ -161,16 +174,12 @@ def _check_range(key: Key, value: Any) -> None:
         return
     if not math.isfinite(value):
         raise SettingError(f"{key.name}={value}: must be a finite number")
-    bounds = key.metadata
-    tests = (
-        ("at_least", lambda bound: value >= bound, "at least"),
-        ("at_most", lambda bound: value <= bound, "at most"),
-        ("above", lambda bound: value > bound, "above"),
-        ("below", lambda bound: value < bound, "below"),
-    )
-    if any(bounds.get(name) is not None and not holds(bounds[name]) for name, holds, _ in tests):
-        words = [f"{phrase} {bounds[name]}" for name, _, phrase in tests if bounds.get(name) is not None]
-        raise SettingError(f"{key.name}={value}: must be {' and '.join(words)}")
+    bounds = [
+        (holds, phrase, key.metadata[name]) for name, holds, phrase in _BOUNDS if key.metadata.get(name) is not None
+    ]
+    if not all(holds(value, bound) for holds, _, bound in bounds):
+        words = " and ".join(f"{phrase} {bound}" for _, phrase, bound in bounds)
+        raise SettingError(f"{key.name}={value}: must be {words}")
 
 
 def _check_data(data: dict[str, Any]) -> None:
@@ -219,15 +228,14 @@ def _check_source(prefix: str, source: Any) -> dict[str, Any]:
             raise SettingError(f"{prefix}.{name}: there is no such key; {hint}")
     try:
         typed = OmegaConf.merge(OmegaConf.structured(schema), dict(source))
-        plain = OmegaConf.to_container(typed, resolve=True)
+        plain = _plain(typed)
     except OmegaConfBaseException as error:
         raise SettingError(f"{prefix}.{explain(error, table)}") from None
-    assert isinstance(plain, dict)
     for key in table.values():
         _check_range(dataclasses.replace(key, name=f"{prefix}.{key.name}"), plain[key.name])
     if "root" in plain and plain["root"] is None:
         raise SettingError(f"data.root: needs a value, data.root=<{table['root'].metadata['meaning']}>")
-    return {str(name): value for name, value in plain.items()}
+    return plain
 
 
 def _check_training(plain: dict[str, Any]) -> None:
