@@ -15,7 +15,6 @@ from omegaconf.errors import OmegaConfBaseException
 
 from cxr.config import SOURCES, Key, TrainConfig, keys
 
-
 _BOUNDS = (
     ("at_least", operator.ge, "at least"),
     ("above", operator.gt, "above"),
