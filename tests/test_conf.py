@@ -75,5 +75,5 @@ def test_both_corrections_are_taken_when_asked_for() -> None:
 
 
 def test_a_third_class_is_a_setting() -> None:
-    plain = check(compose("+data.classes.viral=[Viral]"), TrainConfig)
+    plain = check(compose("++data.classes.viral=[Viral]"), TrainConfig)
     assert list(plain["data"]["classes"]) == ["covid", "other", "viral"]

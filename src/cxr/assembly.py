@@ -37,24 +37,46 @@ defaults:
 """
 
 
-@dataclass(frozen=True)
+@dataclass
 class OpenRun:
     """A run while it goes on.
 
     Attributes:
-        directory: where it keeps its books.
-        logger: where its metrics go; None for none, and in every process of a distributed run but the first.
+        job: what was asked for.
+        directory: where the run keeps its books.
         first: whether this is the process that keeps the books.
+        logger: where its metrics go, once `track` was called; None for none, and in all processes but the first.
     """
 
+    job: Job
     directory: RunDirectory
-    logger: Logger | None
     first: bool
+    logger: Logger | None = None
+
+    def track(self) -> None:
+        """Open the tracking: not before there is something to track, so that a mistake in the data leaves no trace."""
+        from cxr.training.tracking import build_logger
+
+        if not self.first:
+            return
+        settings, chosen = self.job.settings, self.job.settings["logger"]
+        sweep = None if self.job.sweep_dir is None else self.job.sweep_dir.name
+        differs = ", ".join(f"{name}={value}" for name, value in self.job.chosen.items())
+        self.logger = build_logger(
+            chosen["name"],
+            tracking_dir=self.directory.tracking_dir,
+            config=settings,
+            name=f"{settings['name']}/{self.directory.path.name}" if sweep is None else f"{self.job.number}: {differs}",
+            project=chosen["project"],
+            entity=chosen["entity"],
+            group=chosen["group"] if chosen["group"] is not None else (settings["name"] if sweep is None else sweep),
+            tags=chosen["tags"],
+        )
 
 
 @contextmanager
 def open_run(job: Job) -> Iterator[OpenRun]:
-    """Make the run directory and open the tracking; close both with what the run came to.
+    """Make the run directory; in the end write what the run came to, and close its tracking with it.
 
     Raises:
         ConfigurationError: the devices or the precision that were asked for are not to be had, before anything is
@@ -65,11 +87,8 @@ def open_run(job: Job) -> Iterator[OpenRun]:
     resolve_precision(trainer["precision"], devices["accelerator"])
     joined = RunDirectory.join()
     if joined is not None:
-        yield OpenRun(joined, logger=None, first=False)
+        yield OpenRun(job, joined, first=False)
         return
-
-    from cxr.training.tracking import build_logger, finish
-
     if job.sweep_dir is not None:
         directory = RunDirectory.take(job.sweep_dir / str(job.number))
     else:
@@ -77,11 +96,10 @@ def open_run(job: Job) -> Iterator[OpenRun]:
     shown = os.path.relpath(directory.path)
     text = yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True)
     write_atomically(directory.config_path, _CONFIG_HEAD.format(path=shown) + text)
-    logger: Logger | None = None
+    run = OpenRun(job, directory, first=True)
     status, reason, exit_status = "failed", None, 1
     try:
-        logger = _open_logger(job, directory, build_logger)
-        yield OpenRun(directory, logger, first=True)
+        yield run
         status, exit_status = "finished", 0
     except CxrError as error:
         status = "diverged" if isinstance(error, DivergedError) else "failed"
@@ -95,27 +113,11 @@ def open_run(job: Job) -> Iterator[OpenRun]:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise
     finally:
-        finish(logger, exit_status)
+        if run.logger is not None:
+            from cxr.training.tracking import finish
+
+            finish(run.logger, exit_status)
         directory.write_status(status, reason=reason, exit_status=exit_status)  # type: ignore[arg-type]
-
-
-def _open_logger(job: Job, directory: RunDirectory, build_logger: Any) -> Logger | None:
-    settings, chosen = job.settings, job.settings["logger"]
-    sweep = None if job.sweep_dir is None else job.sweep_dir.name
-    group = chosen["group"] if chosen["group"] is not None else (sweep if sweep is not None else settings["name"])
-    differs = ", ".join(word for word in job.overrides if not word.startswith(("paths.", "logger", "experiment")))
-    name = f"{settings['name']}/{directory.path.name}" if sweep is None else f"{job.number}: {differs}"
-    logger: Logger | None = build_logger(
-        chosen["name"],
-        tracking_dir=directory.tracking_dir,
-        config=settings,
-        name=name,
-        project=chosen["project"],
-        entity=chosen["entity"],
-        group=group,
-        tags=chosen["tags"],
-    )
-    return logger
 
 
 def build_data(settings: Settings, run: OpenRun) -> CXRDataModule:
@@ -182,6 +184,7 @@ def build_trainer(settings: Settings, run: OpenRun) -> pl.Trainer:
     from cxr.report import report_trainer
     from cxr.training.trainer import build_trainer as build
 
+    run.track()
     trainer = build(run_dir=run.directory, logger=run.logger, progress=run.first, **settings["trainer"])
     if run.first:
         report_trainer(trainer)

@@ -52,6 +52,12 @@ class Job:
     sweep_dir: Path | None
     number: int
 
+    @property
+    def chosen(self) -> dict[str, str]:
+        """What was typed, as key -> value."""
+        pairs = (word.lstrip("+~").partition("=") for word in self.overrides)
+        return {name: value for name, _, value in pairs}
+
 
 def launch(
     task: Callable[[Job], None], program: str, *, after_sweep: Callable[[Sequence[Job]], None] | None = None
@@ -71,7 +77,10 @@ def launch(
     """
     arguments = sys.argv[1:]
     if any(word in ("-h", "--help") for word in arguments):
-        print(help_text(program, CONF_DIR))
+        try:
+            print(help_text(program, CONF_DIR), flush=True)
+        except BrokenPipeError:  # the reader, such as `head`, has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     _register(program)
     flags, unknown = get_args_parser().parse_known_args(arguments)
@@ -89,6 +98,7 @@ def launch(
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
 
+    sys.argv[1:] = [_open(word) for word in arguments]
     jobs: list[Job] = []
     statuses: list[int] = []
 
@@ -124,6 +134,14 @@ def _register(program: str) -> None:
     """Make the schema and the resolvers known to Hydra."""
     OmegaConf.register_new_resolver("process_id", os.getpid, replace=True)
     ConfigStore.instance().store(name="schema", node=SCHEMAS[program])
+
+
+def _open(word: str) -> str:
+    """An override of a part of the schema that is the user's own, written as Hydra wants it.
+
+    The names below ``data.sources`` and ``data.classes`` are not Hydra's to know; they were checked here.
+    """
+    return f"++{word}" if word.startswith(("data.sources.", "data.classes.")) and "=" in word else word
 
 
 def _stop(number: int, _frame: object) -> None:
@@ -187,7 +205,7 @@ def _check_before_start(
 def _parse(overrides: Sequence[str]) -> list[Override]:
     parser = OverridesParser.create()
     parsed = []
-    for text in overrides:
+    for text in map(_open, overrides):
         try:
             parsed.append(parser.parse_override(text))
         except HydraException:
@@ -203,8 +221,9 @@ def _check_override(override: Override, program: str, folders: Sequence[Path], m
     if name == "hydra" or name.startswith(("hydra.", "hydra/")):
         return
     if override.is_sweep_override() and not multirun:
+        typed = (override.input_line or "").lstrip("+")
         raise ConfigurationError(
-            f"{override.input_line}: several values need a multirun, python {program}.py -m {override.input_line} "
+            f"{typed}: several values need a multirun, python {program}.py -m {typed} "
             f"(a list as one value: '{name}=[...]')"
         )
     options = sorted({file.stem for folder in folders for file in (folder / name).glob("*.yaml")})

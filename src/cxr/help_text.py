@@ -68,7 +68,7 @@ def _lines(key: Key) -> Iterator[str]:
 
 def _range(key: Key) -> str:
     bounds = [
-        f"{phrase} {key.metadata[name]:g}"
+        f"{phrase} {key.metadata[name]:.12g}"
         for name, phrase in (("at_least", ">="), ("above", ">"), ("at_most", "<="), ("below", "<"))
         if key.metadata.get(name) is not None
     ]

@@ -136,8 +136,8 @@ def report_evaluation(result: EvaluationResult) -> None:
 
 def report_sweep(jobs: Sequence[Job]) -> None:
     """Print the jobs of a multirun, the best by validation AUROC first, those that failed last with the reason."""
-    names = sorted({name for job in jobs for name in _chosen(job)})
-    differing = [name for name in names if len({_chosen(job).get(name) for job in jobs}) > 1]
+    names = sorted({name for job in jobs for name in job.chosen})
+    differing = [name for name in names if len({job.chosen.get(name) for job in jobs}) > 1]
     rows: list[tuple[float, list[str]]] = []
     for job in jobs:
         assert job.sweep_dir is not None
@@ -148,7 +148,7 @@ def report_sweep(jobs: Sequence[Job]) -> None:
         auroc = _best_auroc(directory) if status["status"] == "finished" else None
         shown = f"{auroc:.4f}" if auroc is not None else "-"
         outcome = str(status["status"]) + (f": {status['reason']}" if status["reason"] is not None else "")
-        chosen = [str(_chosen(job).get(name, "")) for name in differing]
+        chosen = [str(job.chosen.get(name, "")) for name in differing]
         rows.append((-1.0 if auroc is None else auroc, [str(job.number), *chosen, shown, outcome]))
     table = Table(title=f"Sweep {os.path.relpath(jobs[0].sweep_dir or '.')}", title_justify="left", title_style="bold")
     for name in ("job", *differing, "val/auroc"):
@@ -157,11 +157,6 @@ def report_sweep(jobs: Sequence[Job]) -> None:
     for _, row in sorted(rows, key=lambda row: row[0], reverse=True):
         table.add_row(*(escape(cell) for cell in row))
     _console().print(table)
-
-
-def _chosen(job: Job) -> dict[str, str]:
-    pairs = (word.lstrip("+~").partition("=") for word in job.overrides)
-    return {name: value for name, _, value in pairs}
 
 
 def _best_auroc(directory: RunDirectory) -> float | None:

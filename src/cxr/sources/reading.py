@@ -144,9 +144,10 @@ def _read_source(
     shared = {"cache_dir": cache_dir, "progress": progress}
     given |= {key: value for key, value in shared.items() if key in takes}
     if kind == "covid_chestxray":
+        address = given.pop("address", None)
         ensure_collection(
             given["root"],
-            given.pop("address", covid_chestxray.ADDRESS),
+            address if address is not None else covid_chestxray.ADDRESS,
             download=download,
             required=covid_chestxray.METADATA,
             size_hint=covid_chestxray.SIZE_HINT,

@@ -1,0 +1,253 @@
+"""Which network, with which weights, and which normalisation was it made for?"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import safetensors.torch
+import timm
+import torch
+from timm.layers.pos_embed import resample_abs_pos_embed
+from torch import Tensor, nn
+
+from cxr.errors import CheckpointError, ConfigurationError
+
+# How long a server may take to answer before the network counts as missing, seconds. Left to itself the hub's client
+# tries for three quarters of a minute, with a line for every attempt.
+_PATIENCE = 5.0
+_HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+
+
+@dataclass(frozen=True)
+class LoadedWeights:
+    """What became of the weights that a network started from.
+
+    Attributes:
+        source: the file, or the place on the hub.
+        num_loaded: tensors taken.
+        left_out: tensors of the file that were not taken (a classifier of other classes).
+        fresh: tensors of the network that keep their random start.
+        resized: position embeddings that were interpolated from another image size.
+    """
+
+    source: str
+    num_loaded: int
+    left_out: list[str] = field(default_factory=list)
+    fresh: list[str] = field(default_factory=list)
+    resized: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A network (B, 3, H, W) -> logits (B, C), and the mean and standard deviation (of 0..1 pixels) it expects."""
+
+    network: nn.Module
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    loaded: LoadedWeights | None
+
+
+def create_backbone(
+    name: str,
+    *,
+    num_classes: int,
+    image_size: int = 224,
+    pretrained: bool = True,
+    weights: str | Path | None = None,
+    drop_rate: float = 0.0,
+    channels_last: bool = True,
+) -> Backbone:
+    """Build a timm network for three channels.
+
+    Args:
+        name: any timm name, also with a tag (``resnet50.a1_in1k``).
+        num_classes: C, at least 1.
+        image_size: pixels of a side; networks that are made for one size (vision transformers) are built for this one.
+        pretrained: start from timm's weights, from the local cache or the network; the classifier starts afresh.
+        weights: a file to start from instead: safetensors, a state dict of torch, or a checkpoint of cxr.
+        drop_rate: dropout before the classifier, in [0, 1).
+        channels_last: lay convolutions out channels-last.
+
+    Raises:
+        ConfigurationError: an unknown name; no weights to be had; an image size that the network cannot take.
+        CheckpointError: ``weights`` is missing, damaged, or of another network.
+    """
+    config = _look_up(name)
+    options: dict[str, Any] = {"num_classes": num_classes, "in_chans": 3, "drop_rate": drop_rate}
+    if config.fixed_input_size:
+        options["img_size"] = image_size
+    source = None
+    if pretrained and weights is None:
+        source, overlay = _find_pretrained(name, config)
+        options.update(pretrained=True, pretrained_cfg_overlay=overlay)
+    try:
+        network: nn.Module = timm.create_model(name, **options)
+    except Exception as error:
+        if source is not None:
+            raise _no_weights(name, _one_line(error)) from error
+        raise ConfigurationError(
+            f"model.name={name}: cannot be built for data.image_size={image_size}: {_one_line(error)}"
+        ) from error
+    _check_patches(network, name, image_size)
+
+    loaded = None
+    if weights is not None:
+        loaded = load_weights(network, weights, classifier=config.classifier)
+    elif source is not None:
+        fresh = _classifier_tensors(network, config.classifier)
+        loaded = LoadedWeights(source, len(network.state_dict()) - len(fresh), fresh=fresh)
+    if channels_last:
+        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    mean, std = _three(config.mean), _three(config.std)
+    return Backbone(network, mean, std, loaded)
+
+
+def load_weights(network: nn.Module, path: str | Path, *, classifier: str | tuple[str, ...] | None) -> LoadedWeights:
+    """Fill a network from a file; only a classifier of another shape may be left out.
+
+    Args:
+        network: changed in place.
+        path: safetensors, a state dict saved by torch (bare, or under ``state_dict`` or ``model``), or a checkpoint of
+            cxr.
+        classifier: name(s) of the classifier module(s).
+
+    Raises:
+        CheckpointError: the file is missing, cannot be read without running code, or does not fit the network.
+    """
+    path = Path(path)
+    tensors = _read_tensors(path)
+    own = network.state_dict()
+    # Batches counted by a normalisation are in some files and not in others, and change no result here.
+    counters = {name for name in own if name.endswith("num_batches_tracked")}
+    heads = set(_classifier_tensors(network, classifier))
+    left_out = sorted(name for name in tensors if name in heads and tensors[name].shape != own[name].shape)
+    resized = _resize_position_embedding(network, tensors)
+    taken = {name: tensor for name, tensor in tensors.items() if name not in left_out}
+    unexpected = sorted(set(taken) - set(own))
+    missing = sorted(set(own) - set(taken) - counters - heads)
+    wrong = sorted(name for name in taken if name in own and taken[name].shape != own[name].shape)
+    if unexpected or missing or wrong:
+        first = (missing or unexpected or wrong)[0]
+        raise CheckpointError(
+            f"model.weights={path}: not of this network: {len(missing)} tensors missing, {len(unexpected)} unknown,"
+            f" {len(wrong)} of another shape (the first is {first}); check model.name"
+        )
+    network.load_state_dict(taken, strict=False)
+    return LoadedWeights(str(path), len(taken), left_out, sorted(heads - set(taken)), resized)
+
+
+def _look_up(name: str) -> Any:
+    bare, _, tag = name.partition(".")
+    if not timm.is_model(bare):
+        near = difflib.get_close_matches(bare, timm.list_models(), n=3, cutoff=0.5)
+        hint = f"did you mean {', '.join(near)}?" if near else "see timm.list_models()"
+        raise ConfigurationError(f"model.name={name}: timm knows no such network; {hint}")
+    try:
+        config = timm.get_pretrained_cfg(name)
+    except RuntimeError:
+        config = None
+    tags = [each.partition(".")[2] for each in timm.list_pretrained(f"{bare}.*")]
+    if config is None or (tag and tag not in tags):
+        raise ConfigurationError(f"model.name={name}: {bare} has no weights {tag!r}, only {', '.join(tags) or 'none'}")
+    return config
+
+
+def _find_pretrained(name: str, config: Any) -> tuple[str, dict[str, Any]]:
+    """Where the weights lie and what to tell timm; refuses at once where they are out of reach."""
+    hub_id = config.hf_hub_id
+    if not hub_id:
+        if not config.url:
+            raise ConfigurationError(f"model.name={name}: timm offers no weights for it; use model.pretrained=false")
+        return str(config.url), {}
+    repository, _, revision = hub_id.partition("@")
+    wanted = (config.hf_hub_filename,) if config.hf_hub_filename else _HUB_FILES
+    for file_name in wanted:
+        cached = huggingface_hub.try_to_load_from_cache(repository, file_name, revision=revision or None)
+        if isinstance(cached, str):
+            # A file of the hub's is a state dict of timm, also where the authors' own file is of another format.
+            return hub_id, {"file": cached, "custom_load": False}
+    url = huggingface_hub.hf_hub_url(repository, wanted[0], revision=revision or None)
+    try:
+        status = huggingface_hub.get_session().head(url, timeout=_PATIENCE).status_code
+    except Exception as error:
+        raise _no_weights(name, _one_line(error)) from error
+    if status >= 500:
+        raise _no_weights(name, f"the hub answers {status}")
+    return hub_id, {}
+
+
+def _no_weights(name: str, why: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"model.pretrained=true: the weights of {name} cannot be fetched ({why});"
+        " use model.pretrained=false, or model.weights=<file>"
+    )
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise CheckpointError(f"model.weights={path}: no such file")
+    try:
+        if path.suffix == ".safetensors":
+            content: Any = safetensors.torch.load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise CheckpointError(
+            f"model.weights={path}: cannot be read as weights alone ({_one_line(error)});"
+            " give a .safetensors file or a saved state dict"
+        ) from error
+    for key in ("state_dict", "model"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    if not isinstance(content, dict) or not content or not all(isinstance(each, Tensor) for each in content.values()):
+        raise CheckpointError(f"model.weights={path}: holds no state dict")
+    tensors: dict[str, Tensor] = content
+    # A checkpoint of cxr holds the network beside the normalisation; `DataParallel` puts a prefix of its own before it.
+    for prefix in ("network.", "module."):
+        inner = {name.removeprefix(prefix): each for name, each in tensors.items() if name.startswith(prefix)}
+        if inner:
+            tensors = inner
+    return tensors
+
+
+def _classifier_tensors(network: nn.Module, classifier: str | tuple[str, ...] | None) -> list[str]:
+    names = (classifier,) if isinstance(classifier, str) else tuple(classifier or ())
+    prefixes = tuple(f"{name}." for name in names)
+    return sorted(name for name in network.state_dict() if prefixes and name.startswith(prefixes))
+
+
+def _resize_position_embedding(network: nn.Module, tensors: dict[str, Tensor]) -> list[str]:
+    own, given = getattr(network, "pos_embed", None), tensors.get("pos_embed")
+    if not isinstance(own, Tensor) or given is None or own.shape == given.shape or own.ndim != 3 or given.ndim != 3:
+        return []
+    patches: Any = getattr(network, "patch_embed", None)
+    tensors["pos_embed"] = resample_abs_pos_embed(
+        given, new_size=list(patches.grid_size), num_prefix_tokens=getattr(network, "num_prefix_tokens", 0)
+    )
+    return ["pos_embed"]
+
+
+def _check_patches(network: nn.Module, name: str, image_size: int) -> None:
+    patch = getattr(getattr(network, "patch_embed", None), "patch_size", None)
+    side = patch[0] if isinstance(patch, tuple) else patch
+    if isinstance(side, int) and image_size % side:
+        nearest = max(side, round(image_size / side) * side)
+        raise ConfigurationError(
+            f"data.image_size={image_size}: {name} divides the image into patches of {side} pixels; use {nearest}"
+        )
+
+
+def _three(values: tuple[float, ...]) -> tuple[float, float, float]:
+    if len(values) == 1:
+        values = values * 3
+    first, second, third = (float(value) for value in values)
+    return first, second, third
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:160]}" if text else type(error).__name__

@@ -1,0 +1,140 @@
+"""Which weights are kept, when does training stop early, and what is said of a step?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
+from pytorch_lightning.utilities import rank_zero_warn
+
+from cxr.training.module import CXRModule
+
+MONITOR = "val/auroc"
+_FALLBACK = "val/loss"
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """Keep ``best.ckpt``: the epoch with the highest `MONITOR`.
+
+    Where validation holds one class only there is no AUROC: the lowest validation loss decides, and a warning says so.
+    """
+
+    def __init__(self, checkpoints_dir: str | Path) -> None:
+        super().__init__(
+            dirpath=checkpoints_dir,
+            filename="best",
+            monitor=MONITOR,
+            mode="max",
+            save_top_k=1,
+            auto_insert_metric_name=False,
+            enable_version_counter=False,
+            save_on_train_epoch_end=True,
+        )
+        self.best_epoch: int | None = None
+        self.best_metrics: dict[str, float] = {}
+
+    @property
+    def state_key(self) -> str:
+        # Lightning's own names the monitor, which may change below; a resumed run must find its state all the same.
+        return type(self).__name__
+
+    def state_dict(self) -> dict[str, Any]:
+        chosen = {"best_epoch": self.best_epoch, "best_metrics": self.best_metrics, "used_monitor": self.monitor}
+        return {**super().state_dict(), **chosen}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best_epoch = state_dict["best_epoch"]
+        self.best_metrics = dict(state_dict["best_metrics"])
+        if state_dict["used_monitor"] == _FALLBACK:
+            self.monitor, self.mode = _FALLBACK, "min"
+        super().load_state_dict(state_dict)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        _fall_back(self, trainer)
+        super().on_train_epoch_end(trainer, pl_module)
+
+    def _save_checkpoint(self, trainer: pl.Trainer, filepath: str) -> None:
+        # Noted before the file is written, so that the file holds its own epoch. Lightning's own table of metrics would
+        # still hold the value that an earlier epoch gave to one that is undefined in this.
+        module = trainer.lightning_module
+        assert isinstance(module, CXRModule)
+        self.best_epoch = trainer.current_epoch
+        self.best_metrics = dict(module.epoch_metrics.get("val", {}))
+        super()._save_checkpoint(trainer, filepath)
+
+
+class LastCheckpoint(ModelCheckpoint):
+    """Keep ``last.ckpt``: the end of the last whole epoch, whatever it scored."""
+
+    def __init__(self, checkpoints_dir: str | Path) -> None:
+        super().__init__(
+            dirpath=checkpoints_dir,
+            filename="last",
+            monitor=None,
+            save_top_k=1,
+            enable_version_counter=False,
+            save_on_train_epoch_end=True,
+        )
+
+    @property
+    def state_key(self) -> str:
+        return type(self).__name__
+
+
+class BestEarlyStopping(EarlyStopping):
+    """Stop after ``patience`` epochs without a higher `MONITOR` (or, without one, a lower validation loss)."""
+
+    def __init__(self, patience: int) -> None:
+        # The loss is checked where it arises; a metric cannot be other than finite.
+        super().__init__(
+            monitor=MONITOR, mode="max", patience=patience, check_finite=False, check_on_train_epoch_end=True
+        )
+
+    @property
+    def state_key(self) -> str:
+        return type(self).__name__
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        _fall_back(self, trainer)
+        super().on_train_epoch_end(trainer, pl_module)
+
+
+class StepMonitor(pl.Callback):
+    """Send loss, learning rate and momentum to the logger, in one call every ``every_n_steps`` optimizer steps.
+
+    It goes past Lightning's own ``self.log``, which every step pays for, logged or not. On a GPU these are also the
+    steps in which a loss that is not finite is noticed: looking at each would make the processor wait for the device.
+    """
+
+    def __init__(self, every_n_steps: int) -> None:
+        self._every_n_steps = every_n_steps
+        self._last_step = 0
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        step = trainer.global_step
+        # With accumulation several batches share a step; only the one that moved the weights is reported.
+        if step == self._last_step or step % self._every_n_steps:
+            return
+        self._last_step = step
+        assert isinstance(pl_module, CXRModule)
+        metrics = pl_module.step_metrics()
+        for logger in trainer.loggers:
+            # Lightning counts the steps of its own entries from 0.
+            logger.log_metrics({**metrics, "epoch": trainer.current_epoch}, step=step - 1)
+
+
+def _fall_back(callback: BestCheckpoint | BestEarlyStopping, trainer: pl.Trainer) -> None:
+    metrics = trainer.callback_metrics
+    if callback.monitor == MONITOR and MONITOR not in metrics and _FALLBACK in metrics:
+        rank_zero_warn(f"{MONITOR} is undefined: validation holds one class only; {_FALLBACK} decides instead")
+        callback.monitor, callback.mode = _FALLBACK, "min"
+        worst = torch.tensor(float("inf"))
+        if isinstance(callback, BestCheckpoint):
+            callback.kth_value = worst
+        else:
+            callback.best_score = worst

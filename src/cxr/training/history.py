@@ -1,0 +1,48 @@
+"""How did every epoch go?  One row per epoch, kept beside the checkpoints whatever else tracks the run."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytorch_lightning as pl
+
+from cxr.training.run_directory import write_atomically
+
+
+class EpochHistory(pl.callbacks.Checkpoint):
+    """Write ``history.csv`` anew after every epoch: epoch (from 0), step, seconds since the start, lr, all metrics.
+
+    A `Checkpoint` to Lightning, which calls those last at the end of an epoch: only then do the metrics of the training
+    stand beside those of the validation.
+
+    Args:
+        path: the file; a run that is resumed goes on in it.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self._path = Path(path)
+        self._rows: list[dict[str, float]] = []
+        self._started = 0.0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._started = time.monotonic()
+        if trainer.current_epoch > 0 and self._path.is_file():
+            kept = pd.read_csv(self._path)
+            self._rows = kept[kept["epoch"] < trainer.current_epoch].to_dict("records")  # type: ignore[assignment]
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if "/" in name}
+        self._rows.append(
+            {
+                "epoch": trainer.current_epoch,
+                "step": trainer.global_step,
+                "seconds": round(time.monotonic() - self._started, 1),
+                "lr": float(trainer.optimizers[0].param_groups[0]["lr"]),
+                **dict(sorted(metrics.items())),
+            }
+        )
+        write_atomically(self._path, pd.DataFrame(self._rows).to_csv(index=False))

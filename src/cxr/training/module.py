@@ -1,0 +1,293 @@
+"""What is learned from a batch, and what does an epoch say about it?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torchmetrics.utilities.distributed import gather_all_tensors
+
+from cxr.errors import ConfigurationError, DivergedError
+from cxr.training.backbones import LoadedWeights, create_backbone
+from cxr.training.losses import TrainingLoss, evaluation_losses
+from cxr.training.metrics import classification_metrics
+from cxr.training.optimizers import build_optimizer, parameter_groups
+from cxr.training.schedules import build_schedule
+
+Batch = Mapping[str, Tensor]
+
+# What an epoch of training reports beside its loss: enough to see overfitting. These answers were given while the
+# weights moved, to augmented and perhaps oversampled images.
+_TRAIN_METRICS = ("auroc", "accuracy")
+
+
+class CXRModule(pl.LightningModule):
+    """A timm backbone that reads grey radiographs.
+
+    The hyper-parameters are plain types and lie in the checkpoint with the normalisation, so that
+    ``CXRModule.load_from_checkpoint(path)`` needs nothing else and fetches nothing.
+
+    Args:
+        backbone: timm name.
+        class_names: the C >= 2 classes in the order of the labels.
+        positive: the class that the metrics are about, by name.
+        image_size, aspect: how images were prepared (pixels of a side; ``crop`` or ``pad``), kept for serving.
+        pretrained, weights, drop_rate, channels_last: see `create_backbone`.
+        optimizer: keyword arguments of `build_optimizer`.
+        schedule: keyword arguments of `build_schedule`.
+        loss: ``label_smoothing``.
+        class_weights: C weights of the training loss, or None.
+
+    Attributes:
+        loaded_weights: what became of pretrained weights; None for a random start or a restored checkpoint.
+        epoch_metrics: split -> what its last epoch logged; a metric that was undefined is not in it.
+
+    Raises:
+        ConfigurationError, CheckpointError: see `create_backbone`; also for classes that contradict each other.
+    """
+
+    pixel_scale: Tensor
+    pixel_offset: Tensor
+
+    def __init__(
+        self,
+        backbone: str = "resnet50",
+        *,
+        class_names: Sequence[str],
+        positive: str,
+        image_size: int = 224,
+        aspect: str = "crop",
+        pretrained: bool = True,
+        weights: str | None = None,
+        drop_rate: float = 0.0,
+        channels_last: bool = True,
+        optimizer: Mapping[str, Any] | None = None,
+        schedule: Mapping[str, Any] | None = None,
+        loss: Mapping[str, Any] | None = None,
+        class_weights: Sequence[float] | None = None,
+    ) -> None:
+        super().__init__()
+        class_names = [str(name) for name in class_names]
+        if len(class_names) < 2 or len(set(class_names)) != len(class_names):
+            raise ConfigurationError(f"class_names={class_names}: give at least two, each once")
+        if positive not in class_names:
+            raise ConfigurationError(f"data.positive={positive}: not one of the classes {', '.join(class_names)}")
+        # The name of a tuple, a list or a mapping of another kind would not be read back from a checkpoint.
+        optimizer, schedule, loss = dict(optimizer or {}), dict(schedule or {}), dict(loss or {})
+        class_weights = None if class_weights is None else [float(weight) for weight in class_weights]
+        weights = None if weights is None else str(weights)
+        self.save_hyperparameters(logger=False)
+
+        made = create_backbone(
+            backbone,
+            num_classes=len(class_names),
+            image_size=image_size,
+            pretrained=pretrained,
+            weights=weights,
+            drop_rate=drop_rate,
+            channels_last=channels_last,
+        )
+        self.network = made.network
+        self.loaded_weights: LoadedWeights | None = made.loaded
+        # (grey / 255 - mean) / std as one multiplication and one addition for each of the three channels.
+        mean, std = torch.tensor(made.mean), torch.tensor(made.std)
+        self.register_buffer("pixel_scale", 1 / (255 * std))
+        self.register_buffer("pixel_offset", -mean / std)
+        self.training_loss = TrainingLoss(len(class_names), class_weights=class_weights, **loss)
+
+        self.class_names = class_names
+        self.positive = positive
+        self.epoch_metrics: dict[str, dict[str, float]] = {}
+        self._outputs: dict[str, list[tuple[Tensor, Tensor, Tensor, Tensor]]] = {"train": [], "val": [], "test": []}
+        self._num_checked = 0
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Logits (B, C) of grey images (B, 1, H, W): uint8, or float on the same scale of 0 to 255."""
+        # A view with the channel last: one pass makes three normalised channels, laid out as convolutions like them.
+        grey = image.permute(0, 2, 3, 1).to(self.pixel_scale.dtype)
+        channels = torch.addcmul(self.pixel_offset, grey, self.pixel_scale).permute(0, 3, 1, 2)
+        logits: Tensor = self.network(channels)
+        return logits
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        return self._step(batch, "train")
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self._step(batch, "val")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self._step(batch, "test")
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """``index`` (B,), ``label`` (B,) (-1 = unlabelled), ``probabilities`` (B, C) float32."""
+        probabilities = self(batch["image"]).float().softmax(dim=1)
+        return {"index": batch["index"], "probabilities": probabilities, "label": batch["label"]}
+
+    def _step(self, batch: Batch, split: str) -> Tensor:
+        logits, labels = self(batch["image"]), batch["label"]
+        if split == "train":
+            loss: Tensor = self.training_loss(logits, labels)
+            losses = loss.detach()
+        else:
+            losses = evaluation_losses(logits, labels)
+            loss = losses.mean()
+        # Nothing is computed from these before the epoch ends: a metric per step costs more than a small network.
+        self._outputs[split].append((logits.detach(), labels, batch["index"], losses))
+        if split == "train" and losses.device.type == "cpu":
+            self._check_losses()
+        return loss
+
+    def step_metrics(self) -> dict[str, float]:
+        """Loss of the training step just taken, and rate and momentum that it left for the next; waits for the device.
+
+        Raises:
+            DivergedError: the loss of this step, or of one since the last call, is not finite.
+        """
+        self._check_losses()
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        assert isinstance(optimizer, torch.optim.Optimizer)
+        group = optimizer.param_groups[0]
+        momentum = group["betas"][0] if "betas" in group else group["momentum"]
+        loss = float(self._outputs["train"][-1][3]) if self._outputs["train"] else math.nan
+        return {"train/loss_step": loss, "lr": float(group["lr"]), "momentum": float(momentum)}
+
+    def _check_losses(self) -> None:
+        """Refuse a loss that is not finite; where the device works ahead, called only when it is waited for anyway."""
+        losses = [output[3] for output in self._outputs["train"][self._num_checked :]]
+        if not losses:
+            return
+        values = losses[0].view(1) if len(losses) == 1 else torch.stack(losses)
+        first = self._num_checked
+        self._num_checked = len(self._outputs["train"])
+        finite = torch.isfinite(values)
+        if bool(finite.all()):
+            return
+        batch = first + int((~finite).nonzero()[0])
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        lr = optimizer.param_groups[0]["lr"] if isinstance(optimizer, torch.optim.Optimizer) else math.nan
+        raise DivergedError(
+            f"the training loss is {float(values[batch - first])} in batch {batch} of epoch {self.current_epoch}"
+            f" (optimizer step {self.global_step}, learning rate {lr:.3g}); lower optimizer.lr"
+        )
+
+    def on_train_epoch_start(self) -> None:
+        self._clear("train")
+
+    def on_validation_epoch_start(self) -> None:
+        self._clear("val")
+        self._share_buffers()
+
+    def on_test_epoch_start(self) -> None:
+        self._clear("test")
+        self._share_buffers()
+
+    def on_train_epoch_end(self) -> None:
+        self._check_losses()
+        self._end_epoch("train", _TRAIN_METRICS)
+
+    def on_validation_epoch_end(self) -> None:
+        # The sanity check sees a few batches of an untrained network; its metrics must not become anybody's best.
+        if self.trainer.sanity_checking:
+            self._clear("val")
+        else:
+            self._end_epoch("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._end_epoch("test")
+
+    def _clear(self, split: str) -> None:
+        self._outputs[split].clear()
+        if split == "train":
+            self._num_checked = 0
+
+    def _end_epoch(self, split: str, names: Sequence[str] | None = None) -> None:
+        """Log the metrics of a whole epoch at once; an undefined one is left out rather than logged as 0.
+
+        Every process computes them from the records of all, so they agree, and equal those of a single process.
+        """
+        logits, labels, index, losses = self._gather(split)
+        self._clear(split)
+        if split != "train":
+            # A sampler that deals out whole batches may show a record to two processes; it counts once.
+            _, first = _first_of_each(index)
+            logits, labels, losses = logits[first], labels[first], losses[first]
+        probabilities = logits.float().softmax(dim=1)
+        metrics = classification_metrics(probabilities, labels, self.class_names, self.positive)
+        logged = {
+            f"{split}/{name}": value
+            for name, value in metrics.items()
+            if value is not None and (names is None or name in names)
+        }
+        if len(losses):
+            logged[f"{split}/loss"] = float(losses.double().mean())
+        self.epoch_metrics[split] = logged
+        self.log_dict(logged)
+
+    def _gather(self, split: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        outputs = self._outputs[split]
+        device = self.pixel_scale.device
+        if outputs:
+            logits, labels, index = (torch.cat([each[column] for each in outputs]) for column in range(3))
+            parts = [each[3] for each in outputs]
+            losses = torch.stack(parts) if parts[0].ndim == 0 else torch.cat(parts)
+            tensors = [logits.float(), labels, index, losses]
+        else:
+            none = torch.empty(0, dtype=torch.int64, device=device)
+            tensors = [torch.empty(0, len(self.class_names), device=device), none, none, torch.empty(0, device=device)]
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            tensors = [torch.cat(gather_all_tensors(tensor)) for tensor in tensors]
+        logits, labels, index, losses = (tensor.cpu() for tensor in tensors)
+        return logits, labels, index, losses
+
+    def _share_buffers(self) -> None:
+        """Give all processes the running statistics of the first, once before an evaluation.
+
+        DDP would do this in every forward, and wait for ever where one process has a batch more than another.
+        """
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            for buffer in self.network.buffers():
+                torch.distributed.broadcast(buffer, src=0)
+
+    def configure_optimizers(self) -> Any:
+        schedule = dict(self.hparams["schedule"])
+        optimizer = build_optimizer(
+            parameter_groups(self.network, self.hparams["optimizer"].get("weight_decay", 0.01)),
+            fused=self._can_fuse(),
+            **self.hparams["optimizer"],
+        )
+        total_steps = self.trainer.estimated_stepping_batches
+        if not math.isfinite(total_steps):
+            raise ConfigurationError("trainer.max_epochs: a schedule needs an end; give a number of epochs")
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {
+                "scheduler": build_schedule(optimizer, int(total_steps), **schedule),
+                "interval": "step",
+            },
+        }
+
+    def _can_fuse(self) -> bool:
+        """A fused optimizer unscales gradients itself under 16-mixed, too late for Lightning to clip them."""
+        if self.device.type not in ("cpu", "cuda"):
+            return False
+        clips = self.trainer.gradient_clip_val is not None
+        return not (clips and str(self.trainer.precision).startswith("16"))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep a restored module from fetching the weights that it started from, and note which they were."""
+        parameters = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY)
+        if parameters is not None:
+            parameters.update(pretrained=False, weights=None)
+        checkpoint["initial_weights"] = None if self.loaded_weights is None else self.loaded_weights.source
+
+
+def _first_of_each(index: Tensor) -> tuple[Tensor, Tensor]:
+    """The distinct values of ``index`` (N,) in ascending order, and where each stands first."""
+    values, inverse = torch.unique(index, return_inverse=True)
+    first = torch.full((len(values),), len(index), dtype=torch.int64)
+    first.scatter_reduce_(0, inverse, torch.arange(len(index)), reduce="amin")
+    return values, first

@@ -1,0 +1,213 @@
+"""Where does everything of one run lie, and how did the run end?
+
+Nothing heavy is imported here: a run that fails in its first second still has a directory and a status.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from cxr.errors import ConfigurationError
+
+Status = Literal["running", "finished", "failed", "interrupted", "diverged"]
+
+# Processes that a distributed strategy starts find the directory of the first process here.
+_JOIN_VARIABLE = "CXR_RUN_DIR"
+_RANK_VARIABLES = ("RANK", "SLURM_PROCID", "LOCAL_RANK", "NODE_RANK")
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """The paths of one run; see `create`, `take` and `join` for how it comes to be."""
+
+    path: Path
+
+    @property
+    def config_path(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def split_path(self) -> Path:
+        return self.path / "split.csv"
+
+    @property
+    def dropped_path(self) -> Path:
+        return self.path / "dropped.csv"
+
+    @property
+    def metrics_path(self) -> Path:
+        return self.path / "metrics.json"
+
+    @property
+    def history_path(self) -> Path:
+        return self.path / "history.csv"
+
+    @property
+    def status_path(self) -> Path:
+        return self.path / "status.json"
+
+    @property
+    def checkpoints_dir(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def best_checkpoint_path(self) -> Path:
+        return self.checkpoints_dir / "best.ckpt"
+
+    @property
+    def last_checkpoint_path(self) -> Path:
+        return self.checkpoints_dir / "last.ckpt"
+
+    @property
+    def figures_dir(self) -> Path:
+        return self.path / "figures"
+
+    @property
+    def predictions_dir(self) -> Path:
+        return self.path / "predictions"
+
+    @property
+    def tracking_dir(self) -> Path:
+        return self.path / "tracking"
+
+    @classmethod
+    def create(cls, output_dir: str | Path, name: str) -> RunDirectory:
+        """Make ``<output_dir>/<name>/<date_time-milliseconds_process>`` for this run alone.
+
+        Two runs that start in the same millisecond with the same process number (on two machines with one file system)
+        still get two directories: the second waits for the next millisecond.
+
+        Raises:
+            ConfigurationError: ``name`` would lead out of ``output_dir``, or the place cannot be written.
+        """
+        parent = _inside(Path(output_dir), name)
+        while True:
+            now = time.time()
+            stamp = time.strftime("%Y-%m-%d_%H-%M-%S", time.localtime(now))
+            path = parent / f"{stamp}-{int(now * 1000) % 1000:03d}_{os.getpid()}"
+            try:
+                _make(path)
+            except FileExistsError:
+                time.sleep(0.001)
+            else:
+                return cls._begin(path)
+
+    @classmethod
+    def take(cls, path: str | Path) -> RunDirectory:
+        """Use a directory that is given, as a job of a sweep has one; it may exist, but may not hold a run already.
+
+        Raises:
+            ConfigurationError: another run has been there, or the place cannot be written.
+        """
+        path = Path(path).absolute()
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            # The status is the mark of a run; whoever creates it owns the directory.
+            with (path / "status.json").open("x", encoding="utf-8") as status:
+                status.write("{}")
+        except FileExistsError:
+            raise ConfigurationError(f"run directory {path}: holds a run already; give another") from None
+        except OSError as error:
+            raise ConfigurationError(f"run directory {path}: cannot be written ({error.strerror})") from None
+        return cls._begin(path)
+
+    @classmethod
+    def join(cls) -> RunDirectory | None:
+        """The directory of the run that this process was started to take part in, or None in a run's first process.
+
+        A distributed strategy starts the program again, once for each further device; such a process must not make a
+        directory of its own.
+
+        Raises:
+            ConfigurationError: this is a further process, and nobody said where the run lies.
+        """
+        further = [name for name in _RANK_VARIABLES if os.environ.get(name, "0") != "0"]
+        if not further:
+            return None
+        path = os.environ.get(_JOIN_VARIABLE)
+        if path is None:
+            raise ConfigurationError(
+                f"{further[0]}={os.environ[further[0]]}: not the first process of its run;"
+                f" set {_JOIN_VARIABLE} to the run's directory"
+            )
+        return cls(Path(path))
+
+    @classmethod
+    def _begin(cls, path: Path) -> RunDirectory:
+        run = cls(path.absolute())
+        for folder in (run.checkpoints_dir, run.figures_dir, run.predictions_dir):
+            folder.mkdir(exist_ok=True)
+        os.environ[_JOIN_VARIABLE] = str(run.path)
+        run.write_status("running")
+        return run
+
+    def write_status(self, status: Status, *, reason: str | None = None, exit_status: int | None = None) -> None:
+        """Replace ``status.json`` in one stroke; a reader never sees half of it.
+
+        Args:
+            status: what the run is now.
+            reason: one line that says why, for a run that did not finish.
+            exit_status: what the process returns; None while it runs.
+        """
+        content: dict[str, Any] = {
+            "status": status,
+            "reason": reason,
+            "exit_status": exit_status,
+            "process": os.getpid(),
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        }
+        write_atomically(self.status_path, json.dumps(content, indent=2) + "\n")
+
+    def read_status(self) -> dict[str, Any]:
+        content: dict[str, Any] = json.loads(self.status_path.read_text(encoding="utf-8"))
+        return content
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file so that it is there whole or not at all, also after a power cut."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        # mkstemp makes files for their owner alone; a run is shared like any other output.
+        umask = os.umask(0)
+        os.umask(umask)
+        Path(temporary).chmod(0o666 & ~umask)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _inside(output_dir: Path, name: str) -> Path:
+    parts = name.split("/")
+    if Path(name).is_absolute() or not name or any(part in ("", ".", "..") for part in parts):
+        raise ConfigurationError(f"run name {name!r}: give a plain name without '..', below {output_dir}")
+    if re.search(r"[\x00-\x1f\\]", name):
+        raise ConfigurationError(f"run name {name!r}: holds a control character or a backslash")
+    root = output_dir.resolve()
+    parent = (output_dir / name).resolve()
+    if not parent.is_relative_to(root):
+        raise ConfigurationError(f"run name {name!r}: leads out of {output_dir}")
+    return parent
+
+
+def _make(path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.mkdir()
+    except FileExistsError:
+        if path.is_dir():
+            raise
+        raise ConfigurationError(f"run directory {path.parent}: a file stands in its place") from None
+    except OSError as error:
+        raise ConfigurationError(f"run directory {path}: cannot be written ({error.strerror})") from None
