@@ -260,6 +260,13 @@ class CXRDataModule(pl.LightningDataModule):
         return self._loader(batches)
 
     def val_dataloader(self) -> DataLoader[Batch]:
+        num_records = int((self.records["split"] == "val").sum())
+        if self.trainer is not None and num_records < self.trainer.world_size:
+            # A process without a record would leave its epoch early, and the others waiting for it.
+            raise DataError(
+                f"data.split: {num_records} validation records for {self.trainer.world_size} processes; use fewer "
+                "processes, or raise data.split.val_fraction"
+            )
         return self._loader(self._batches("val"))
 
     def test_dataloader(self) -> DataLoader[Batch]:

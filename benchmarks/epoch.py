@@ -1,0 +1,415 @@
+"""How long does a whole epoch of training and validation take, against fastai on the same files?
+
+    uv run --group benchmark python benchmarks/epoch.py --data <folder with covid-chestxray-dataset>
+    uv run --group benchmark python benchmarks/epoch.py --data <folder> --sizes 224 --images 16 --rounds 1
+
+Both sides train a ResNet-50 from random weights with one-cycle, and validate it after each epoch, on the same original
+radiographs with the same batch size and number of threads. cxr runs what train.py runs, with the tuned allocator, the
+`fastai_v1` augmentation and images that were prepared before; fastai runs `vision_learner` with `Resize`,
+`aug_transforms` and `Normalize`, from the files, with 0 or 2 loader processes: both are tried, the faster is taken.
+
+Each side has a process of its own for each image size; the two take turns, an epoch each, and the one whose turn it is
+not waits. The first epoch of both warms up. Given are medians of the wall time over the turns, and of the ratio within
+each turn. Labels are made up: how long a step takes does not hang on them. cxr's checkpoints are timed apart, because
+fastai writes none of its own accord. Wanted: 1.5 times faster at 224 in training and 2.2 times in validation, 1.15 times
+(better 1.4) at 512 in training. Leave the machine alone meanwhile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+CONF_DIR = Path(__file__).resolve().parents[1] / "conf"
+REQUIRED = {("train", 224): 1.5, ("train", 512): 1.15, ("val", 224): 2.2}
+AIM = {("train", 512): 1.4}
+SUFFIXES = {".jpg", ".jpeg", ".png"}
+NUM_WORKERS_TRIED = (0, 2)
+LR = 1e-3
+
+Turn = dict[str, float]
+
+
+def main() -> int:
+    given = read_arguments()
+    if given.side is not None:
+        child(given)
+        return 0
+    if importlib.util.find_spec("fastai") is None:
+        print(f"fastai is missing: uv run --group benchmark python {' '.join(sys.argv)}", file=sys.stderr)
+        return 2
+    with tempfile.TemporaryDirectory() as folder:
+        table = Path(folder) / "images.csv"
+        write_table(table, given.data / "covid-chestxray-dataset" / "images", given.images)
+        return compare(given, table)
+
+
+def read_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder that holds covid-chestxray-dataset")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[224, 512], help="side of the images, pixels")
+    parser.add_argument("--images", type=int, default=64, help="training images; half as many more validate")
+    parser.add_argument("--rounds", type=int, default=3, help="turns of each side; one more warms up")
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--backbone", default="resnet50", help="for trials: any that timm and fastai both have")
+    parser.add_argument("--fastai-workers", type=int, help="loader processes of fastai, instead of trying 0 and 2")
+    parser.add_argument("--side", choices=sorted(SIDES), help=argparse.SUPPRESS)
+    parser.add_argument("--table", type=Path, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.images < given.batch_size or given.images % given.batch_size:
+        parser.error(f"--images {given.images}: fastai leaves out a last batch that is not full; "
+                     f"give a multiple of {given.batch_size}")  # fmt: skip
+    if given.rounds < 1:
+        parser.error(f"--rounds {given.rounds}: give at least 1")
+    return given
+
+
+def write_table(table: Path, folder: Path, num_train: int) -> None:
+    """Choose readable, different pictures from all over the folder: image (absolute), label, split."""
+    from cxr.images.decode import UnreadableImageError, read_grey
+
+    paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in SUFFIXES)
+    wanted = num_train + num_train // 2
+    if len(paths) < wanted:
+        raise SystemExit(f"{folder}: {wanted} images are wanted, it holds {len(paths)}")
+    chosen: dict[str, Path] = {}
+    stride = len(paths) // wanted
+    for path in (path for offset in range(stride) for path in paths[offset::stride]):
+        try:
+            read_grey(path)  # also brings the file into the page cache
+        except UnreadableImageError:
+            continue
+        chosen.setdefault(hashlib.sha256(path.read_bytes()).hexdigest(), path)
+        if len(chosen) == wanted:
+            break
+    else:
+        raise SystemExit(f"{folder}: {wanted} different readable images are wanted, it holds {len(chosen)}")
+    with table.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(("image", "label", "split"))
+        for number, path in enumerate(chosen.values()):
+            # Every third validates, so that both parts have the same mixture of files.
+            split, label = ("val" if number % 3 == 2 else "train"), "ab"[number // 3 % 2]
+            writer.writerow((path.name, label, split))
+
+
+def compare(given: argparse.Namespace, table: Path) -> int:
+    rows, notes, missed = [], [], False
+    for size in given.sizes:
+        num_workers, tried = choose_workers(given, table, size)
+        notes.append(f"{size} px: fastai with {num_workers} loader processes{tried}")
+        turns = take_turns(given, table, size, num_workers)
+        notes.append(
+            f"{size} px: cxr's two checkpoints took {median(turns['cxr'], 'checkpoints'):.2f} s an epoch, not counted; "
+            f"peak memory {turns['cxr'][-1]['peak_mb']:.0f} MB, fastai {turns['fastai'][-1]['peak_mb']:.0f} MB"
+        )
+        for phase, num_images in (("train", given.images), ("val", given.images // 2)):
+            costs = {side: [1e3 * turn[phase] / num_images for turn in turns[side]] for side in turns}
+            # A ratio within each turn: a machine that slows down slows down both.
+            ratio = statistics.median(b / a for a, b in zip(costs["cxr"], costs["fastai"], strict=True))
+            required = REQUIRED.get((phase, size))
+            missed = missed or (required is not None and ratio < required)
+            rows.append(
+                f"| {size} | {phase} | {num_images} | {spread(costs['cxr'])} | {spread(costs['fastai'])} | {ratio:.2f} "
+                f"| {wanted(phase, size)} |"
+            )
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("torch", "fastai"))
+    print(
+        f"{given.backbone}, batch {given.batch_size}, {given.threads} threads on {os.cpu_count()} cores, "
+        f"{given.rounds} rounds, {versions}\n"
+    )
+    print("| image side | phase | images | cxr, ms per image | fastai, ms per image | times faster | wanted |")
+    print("|---:|---|---:|---:|---:|---:|---|")
+    print("\n".join(rows) + "\n")
+    print("\n".join(f"- {note}" for note in notes))
+    return 1 if missed else 0
+
+
+def wanted(phase: str, size: int) -> str:
+    required, aim = REQUIRED.get((phase, size)), AIM.get((phase, size))
+    if required is None:
+        return "-"
+    return f"at least {required}" + (f", aim {aim}" if aim is not None else "")
+
+
+def median(turns: list[Turn], name: str) -> float:
+    return statistics.median(turn[name] for turn in turns)
+
+
+def spread(costs: list[float]) -> str:
+    return f"{statistics.median(costs):.0f} ({min(costs):.0f}-{max(costs):.0f})"
+
+
+def choose_workers(given: argparse.Namespace, table: Path, size: int) -> tuple[int, str]:
+    """Loader processes with which fastai's second epoch is the fastest, and a remark on what was tried."""
+    if given.fastai_workers is not None:
+        return given.fastai_workers, " (as asked for)"
+    seconds = {}
+    for num_workers in NUM_WORKERS_TRIED:
+        side = Side("fastai", given, table, size, num_workers, num_epochs=2)
+        side.run_epoch()
+        turn = side.run_epoch()
+        seconds[num_workers] = turn["train"] + turn["val"]
+        side.end()
+    tried = ", ".join(f"{taken:.1f} s with {num_workers}" for num_workers, taken in seconds.items())
+    return min(seconds, key=seconds.__getitem__), f" (tried: {tried})"
+
+
+def take_turns(given: argparse.Namespace, table: Path, size: int, num_workers: int) -> dict[str, list[Turn]]:
+    """Side -> what each of its turns took; the first is left out."""
+    sides = {
+        name: Side(name, given, table, size, num_workers, num_epochs=given.rounds + 1) for name in ("cxr", "fastai")
+    }
+    turns: dict[str, list[Turn]] = {name: [] for name in sides}
+    for number in range(given.rounds + 1):
+        for name, side in sides.items():
+            turn = side.run_epoch()
+            if number > 0:
+                turns[name].append(turn)
+    for side in sides.values():
+        side.end()
+    return turns
+
+
+class Side:
+    """A child process that trains, an epoch whenever it is told to."""
+
+    def __init__(
+        self, name: str, given: argparse.Namespace, table: Path, size: int, num_workers: int, *, num_epochs: int
+    ) -> None:
+        options = {
+            "--data": given.data,
+            "--sizes": size,
+            "--images": given.images,
+            "--rounds": num_epochs,
+            "--batch-size": given.batch_size,
+            "--threads": given.threads,
+            "--backbone": given.backbone,
+            "--fastai-workers": num_workers,
+            "--side": name,
+            "--table": table,
+        }
+        words = [str(word) for option in options.items() for word in option]
+        self._name = name
+        self._process = subprocess.Popen(
+            [sys.executable, __file__, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self._read()  # it is ready
+
+    def run_epoch(self) -> Turn:
+        assert self._process.stdin is not None
+        self._process.stdin.write("go\n")
+        self._process.stdin.flush()
+        return self._read()
+
+    def end(self) -> None:
+        self._process.communicate()
+        if self._process.returncode != 0:
+            raise SystemExit(f"{self._name}: ended with status {self._process.returncode}")
+
+    def _read(self) -> Turn:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise SystemExit(f"{self._name}: ended with status {self._process.wait()}")
+        answer: Turn = json.loads(line)
+        return answer
+
+
+# ------------------------------------------------------------------------------------------------------- in a child
+
+
+@dataclass
+class Stopwatch:
+    """Times of one epoch; `wait` holds the training until it is this side's turn.
+
+    What lies between the last training batch and the end of the validation is validation; all else up to the end of
+    the epoch is training.
+    """
+
+    answer: Callable[[Turn], None]
+    marks: dict[str, float] = field(default_factory=dict)
+
+    def wait(self) -> None:
+        if not sys.stdin.readline():
+            raise SystemExit("stopped")
+        self.marks = {"begin": time.perf_counter()}
+
+    def mark(self, name: str) -> None:
+        self.marks[name] = time.perf_counter()
+
+    def tell(self) -> None:
+        marks = self.marks
+        val = marks["validated"] - marks["trained"]
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        self.answer(
+            {
+                "train": marks["end"] - marks["begin"] - val,
+                "val": val,
+                "checkpoints": time.perf_counter() - marks["end"],
+                "peak_mb": peak / (2**20 if sys.platform == "darwin" else 2**10),
+            }
+        )
+
+
+def child(given: argparse.Namespace) -> None:
+    """Train, and answer on what was the standard output; what the libraries print goes nowhere."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    with open(os.devnull, "w", encoding="utf-8") as nowhere:  # noqa: PTH123
+        os.dup2(nowhere.fileno(), 1)
+
+    def answer(turn: Turn) -> None:
+        answers.write(json.dumps(turn) + "\n")
+        answers.flush()
+
+    SIDES[given.side](given, Stopwatch(answer))
+
+
+def train_cxr(given: argparse.Namespace, watch: Stopwatch) -> None:
+    from cxr.allocator import tune_allocator
+
+    tune_allocator()  # as train.py does, before torch is imported
+    import pytorch_lightning as pl
+    import torch
+    import yaml
+
+    from cxr.pipeline.datamodule import CXRDataModule
+    from cxr.training.module import CXRModule
+    from cxr.training.run_directory import RunDirectory
+    from cxr.training.tracking import build_logger, finish
+    from cxr.training.trainer import build_trainer
+
+    class Hold(pl.callbacks.Checkpoint):
+        """The first of the checkpoint callbacks, which Lightning calls when all else of an epoch is done."""
+
+        def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+            if trainer.current_epoch > 0:
+                watch.tell()
+            watch.wait()
+
+        def on_train_batch_end(self, *args: object) -> None:
+            watch.mark("trained")
+
+        def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+            watch.mark("validated")
+
+        def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+            watch.mark("end")
+
+        def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+            watch.tell()
+
+    torch.set_num_threads(given.threads)
+    size, folder = given.sizes[0], given.table.parent
+    images = (given.data / "covid-chestxray-dataset" / "images").absolute()
+    data = CXRDataModule(
+        {"files": {"kind": "table", "root": str(given.table), "images": str(images)}},
+        cache_dir=folder / "cache",
+        image_size=size,
+        batch_size=given.batch_size,
+        split={"kind": "predefined"},
+        augment=yaml.safe_load((CONF_DIR / "augment" / "fastai_v1.yaml").read_text(encoding="utf-8")),
+        progress=False,
+    )
+    data.setup("fit")
+    check_counts(given, *(int((data.records["split"] == split).sum()) for split in ("train", "val")))
+    pl.seed_everything(0, verbose=False)
+    module = CXRModule(
+        given.backbone,
+        class_names=data.class_names,
+        positive=data.positive,
+        image_size=size,
+        pretrained=False,
+        optimizer={"name": "adamw", "lr": LR},
+        schedule={"name": "one_cycle"},
+    )
+    run = RunDirectory.create(folder, "run")
+    logger = build_logger("csv", tracking_dir=run.tracking_dir, config={}, name="benchmark")
+    trainer = build_trainer(run_dir=run, max_epochs=given.rounds, gpus=0, logger=logger)
+    trainer.callbacks.insert(0, Hold())  # type: ignore[attr-defined]
+    watch.answer({})
+    trainer.fit(module, data)
+    finish(logger, 0)
+
+
+def train_fastai(given: argparse.Namespace, watch: Stopwatch) -> None:
+    import pandas as pd
+    import torch
+    from fastai.vision import models
+    from fastai.vision.all import (
+        Callback,
+        ImageDataLoaders,
+        Normalize,
+        Resize,
+        accuracy,
+        aug_transforms,
+        imagenet_stats,
+        vision_learner,
+    )
+
+    class Hold(Callback):  # type: ignore[misc]
+        """The last of the callbacks, so that what the others do in an epoch is inside."""
+
+        order = 100
+
+        def before_epoch(self) -> None:
+            watch.wait()
+
+        def after_train(self) -> None:
+            watch.mark("trained")
+
+        def after_validate(self) -> None:
+            watch.mark("validated")
+
+        def after_epoch(self) -> None:
+            watch.mark("end")
+            watch.tell()
+
+    torch.set_num_threads(given.threads)
+    table = pd.read_csv(given.table)
+    table["is_valid"] = table["split"] == "val"
+    loaders = ImageDataLoaders.from_df(
+        table,
+        (given.data / "covid-chestxray-dataset" / "images").absolute(),
+        valid_col="is_valid",
+        seed=0,
+        item_tfms=Resize(given.sizes[0]),
+        batch_tfms=[*aug_transforms(), Normalize.from_stats(*imagenet_stats)],
+        bs=given.batch_size,
+        num_workers=given.fastai_workers,
+        device=torch.device("cpu"),
+    )
+    check_counts(given, loaders.train.n, loaders.valid.n)
+    learner = vision_learner(
+        loaders, getattr(models, given.backbone), pretrained=False, n_out=2, metrics=accuracy, cbs=[Hold()]
+    )
+    watch.answer({})
+    learner.fit_one_cycle(given.rounds, LR)
+
+
+def check_counts(given: argparse.Namespace, num_train: int, num_val: int) -> None:
+    wanted = (given.images, given.images // 2)
+    if (num_train, num_val) != wanted:
+        raise SystemExit(f"{given.side}: {num_train} training and {num_val} validation images, not {wanted}")
+
+
+SIDES: dict[str, Callable[[argparse.Namespace, Stopwatch], Any]] = {"cxr": train_cxr, "fastai": train_fastai}
+
+if __name__ == "__main__":
+    sys.exit(main())

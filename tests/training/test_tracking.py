@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import wandb
+
+from cxr.errors import ConfigurationError
+from cxr.training import tracking
+from cxr.training.callbacks import BestCheckpoint
+from cxr.training.module import CXRModule
+from cxr.training.run_directory import RunDirectory
+from cxr.training.tracking import build_logger, finish, summarise
+from cxr.training.trainer import build_trainer
+
+CONFIG = {"optimizer": {"lr": 0.001}, "data": {"views": ["PA"]}, "seed": 0}
+
+
+@pytest.fixture(autouse=True)
+def _no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """No key of whoever runs the tests is used, and none of their folders is written."""
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL", "WANDB_DIR", "NETRC", "WANDB_IDENTITY_TOKEN_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR"):
+        monkeypatch.setenv(name, "unset")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    wandb.teardown()
+    yield
+    wandb.teardown()
+
+
+def _inspect(tracking_dir: Path) -> list[dict[str, Any]]:
+    """The records of the one offline run under a folder, read by W&B's own reader."""
+    (run,) = (tracking_dir / "wandb").glob("offline-run-*")
+    program = shutil.which("wandb", path=str(Path(sys.executable).parent)) or "wandb"
+    result = subprocess.run(
+        [program, "leet", "inspect", "--json", str(run)], capture_output=True, text=True, check=True
+    )
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+def _of(records: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
+    return [record[kind] for record in records if record["type"] == kind]
+
+
+def test_an_offline_run_holds_what_was_trained(
+    tmp_path: Path,
+    make_module: Callable[..., CXRModule],
+    loader: Callable[..., Any],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = RunDirectory.create(tmp_path, "exp")
+    logger = build_logger(
+        "wandb", tracking_dir=run.tracking_dir, config=CONFIG, name="first", group="sweep", tags=["a"]
+    )
+    said = capsys.readouterr().err
+    assert "wandb sync" in said
+    assert "wandb leet" in said
+    assert len(said.splitlines()) == 1
+    trainer = build_trainer(run_dir=run, max_epochs=2, gpus=0, progress=False, logger=logger, log_every_n_steps=2)
+    trainer.fit(make_module(), loader([0, 1] * 8), loader([0, 1] * 4, seed=2))
+    best = next(each for each in trainer.callbacks if isinstance(each, BestCheckpoint))
+    summarise(logger, best.best_metrics, best.best_epoch)
+    finish(logger, 3)
+
+    records = _inspect(run.tracking_dir)
+    about = _of(records, "run")[0]
+    config = {name: value for name, value in about["config"]["update"].items() if name != "_wandb"}
+    assert config == CONFIG
+    assert (about["display_name"], about["run_group"], about["job_type"]) == ("first", "sweep", "train")
+    assert about["tags"] == ["a"]
+    history = [entry["item"] for entry in _of(records, "history")]
+    scores = [entry["val/auroc"] for entry in history if "val/auroc" in entry]
+    assert len(scores) == 2
+    assert any("train/loss_step" in entry and "lr" in entry for entry in history)
+    summary: dict[str, Any] = {}
+    for entry in _of(records, "summary"):
+        summary.update(entry["update"])
+    assert summary["best/val/auroc"] == pytest.approx(max(scores))
+    assert summary["best/epoch"] == best.best_epoch
+    assert _of(records, "exit")[0]["exit_code"] == 3
+
+
+def test_nothing_private_travels_and_nothing_lies_elsewhere(tmp_path: Path) -> None:
+    run = RunDirectory.create(tmp_path / "outputs", "exp")
+    logger = build_logger("wandb", tracking_dir=run.tracking_dir, config=CONFIG, name="first")
+    assert logger is not None
+    logger.log_metrics({"val/auroc": 0.5}, step=0)
+    table: Any = logger
+    table.log_table("examples", columns=["a"], data=[[1]])
+    finish(logger, 0)
+    text = json.dumps(_inspect(run.tracking_dir))
+    for private in ('"host"', sys.argv[0], str(Path.home()), sys.executable):
+        assert private not in text
+    assert sorted(path.name for path in tmp_path.iterdir()) in (["home", "outputs"], ["outputs"])
+    assert not any(path.is_file() for path in (tmp_path / "home").rglob("*"))
+
+
+def test_jobs_of_one_process_get_a_run_each(tmp_path: Path) -> None:
+    for job, code in enumerate((0, 1, 0)):
+        logger = build_logger("wandb", tracking_dir=tmp_path / str(job), config={"job": job}, name=f"job {job}")
+        assert logger is not None
+        logger.log_metrics({"val/auroc": job / 10}, step=0)
+        if job != 1:  # the second job forgets to close
+            finish(logger, code)
+    wandb.finish()
+    for job in range(3):
+        records = _inspect(tmp_path / str(job))
+        assert _of(records, "run")[0]["config"]["update"]["job"] == job
+        assert [entry["item"]["val/auroc"] for entry in _of(records, "history")] == [job / 10]
+
+
+@pytest.mark.parametrize("server", ["closed", "silent"])
+def test_a_server_out_of_reach_delays_but_never_stops_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], server: str
+) -> None:
+    monkeypatch.setattr(tracking, "_INIT_TIMEOUT", 2.0)
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        if server == "silent":
+            listening.listen()
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{listening.getsockname()[1]}")
+        monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+        logger = build_logger("wandb", tracking_dir=tmp_path, config=CONFIG, name="first")
+        assert logger is not None
+        logger.log_metrics({"val/auroc": 0.5}, step=0)
+        finish(logger, 0)
+    assert "warning: W&B is out of reach" in capsys.readouterr().err
+    assert _of(_inspect(tmp_path), "history")[0]["item"]["val/auroc"] == 0.5
+
+
+def test_a_key_that_is_none_is_tracked_offline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "short")
+    logger = build_logger("wandb", tracking_dir=tmp_path, config=CONFIG, name="first")
+    finish(logger, 0)
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning:")]
+    assert len(lines) == 1
+    assert len(_of(_inspect(tmp_path), "exit")) == 1
+
+
+def test_a_place_that_cannot_be_written_costs_one_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "tracking").write_text("a file stands here", encoding="utf-8")
+    logger = build_logger("wandb", tracking_dir=tmp_path / "tracking", config=CONFIG, name="first")
+    assert logger is None
+    finish(logger, 0)
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_a_key_in_the_netrc_file_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert tracking._has_key() is False
+    (tmp_path / "netrc").write_text(f"machine api.wandb.ai login user password {'a' * 40}\n", encoding="utf-8")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    assert tracking._has_key() is True
+    (tmp_path / "netrc").write_text("machine example.org login user password secret\n", encoding="utf-8")
+    assert tracking._has_key() is False
+
+
+@pytest.mark.parametrize("kind", ["csv", "tensorboard"])
+def test_other_loggers_write_into_the_run(tmp_path: Path, kind: str) -> None:
+    logger = build_logger(kind, tracking_dir=tmp_path / "tracking", config=CONFIG, name="first")
+    assert logger is not None
+    logger.log_metrics({"val/auroc": 0.5}, step=0)
+    summarise(logger, {"val/auroc": 0.5}, 0)
+    finish(logger, 0)
+    assert [path for path in (tmp_path / "tracking").iterdir() if path.stat().st_size > 0]
+
+
+def test_none_is_none_and_anything_else_is_refused(tmp_path: Path) -> None:
+    assert build_logger("none", tracking_dir=tmp_path / "tracking", config=CONFIG, name="first") is None
+    assert not (tmp_path / "tracking").exists()
+    with pytest.raises(ConfigurationError, match=r"logger.name=mlflow"):
+        build_logger("mlflow", tracking_dir=tmp_path, config=CONFIG, name="first")
