@@ -174,13 +174,15 @@ def _check_before_start(
         folders.append(Path(config_dir).resolve())
         if not folders[-1].is_dir():
             raise ConfigurationError(f"--config-dir {config_dir}: there is no such folder")
-    if not any((folder / f"{config_name.removesuffix('.yaml')}.yaml").is_file() for folder in folders):
+    primary = f"{config_name.removesuffix('.yaml')}.yaml"
+    main_dir = next((folder for folder in reversed(folders) if (folder / primary).is_file()), None)
+    if main_dir is None:
         raise ConfigurationError(f"--config-name {config_name}: no such file in {' or '.join(map(str, folders))}")
     parsed = _parse(overrides)
     for override in parsed:
         _check_override(override, program, folders, multirun)
-    with hydra.initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        where = [f"hydra.searchpath=['file://{folders[-1]}']"] if config_dir is not None else []
+    with hydra.initialize_config_dir(str(main_dir), version_base="1.3"):
+        where = [f"hydra.searchpath=['file://{folder}']" for folder in folders if folder != main_dir]
         single, sweeps = _unroll(parsed)
         first = [f"{name}={values[0]}" for name, values in sweeps.items()]
         config = _compose(config_name, [*where, *single, *first], program)

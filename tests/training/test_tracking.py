@@ -29,7 +29,7 @@ def _no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Non
     for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL", "WANDB_DIR", "NETRC", "WANDB_IDENTITY_TOKEN_FILE"):
         monkeypatch.delenv(name, raising=False)
     for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR"):
-        monkeypatch.setenv(name, "unset")
+        monkeypatch.setenv(name, str(tmp_path / "before"))
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     wandb.teardown()
     yield
