@@ -11,8 +11,9 @@ radiographs with the same batch size and number of threads. cxr runs what train.
 Each side has a process of its own for each image size; the two take turns, an epoch each, and the one whose turn it is
 not waits. The first epoch of both warms up. Given are medians of the wall time over the turns, and of the ratio within
 each turn. Labels are made up: how long a step takes does not hang on them. cxr's checkpoints are timed apart, because
-fastai writes none of its own accord. Wanted: 1.5 times faster at 224 in training and 2.2 times in validation, 1.15 times
-(better 1.4) at 512 in training. Leave the machine alone meanwhile.
+fastai writes none of its own accord. Loader processes are started anew in every epoch, which few images do not repay.
+Wanted: in training 1.5 times faster at 224 and 1.15 times (better 1.4) at 512, in validation 2.2 times at 224. Leave
+the machine alone meanwhile.
 """
 
 from __future__ import annotations
