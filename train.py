@@ -9,12 +9,13 @@ from cxr.command_line import Job, launch
 
 def train(job: Job) -> None:
     """Build the data, the module and the trainer, fit, and report.  The test set stays closed."""
-    from cxr.assembly import build_data, build_module, build_trainer, open_run
+    from cxr.assembly import build_data, build_module, build_trainer
+    from cxr.open_run import open_run
     from cxr.report import report_run
 
     with open_run(job) as run:
         data = build_data(job.settings, run)
-        module = build_module(job.settings, data)
+        module = build_module(job.settings, data, run)
         trainer = build_trainer(job.settings, run)
         trainer.fit(module, data)
         report_run(run, trainer)

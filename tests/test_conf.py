@@ -2,34 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
-import hydra
 import pytest
-from hydra.core.config_store import ConfigStore
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig
 
 from cxr.config import SCHEMAS, TrainConfig, keys
 from cxr.config_check import SettingError, check
 
 CONF_DIR = Path(__file__).resolve().parents[1] / "conf"
+Compose = Callable[..., DictConfig]
 OPTIONS = sorted(
     (folder.name, file.stem) for folder in CONF_DIR.iterdir() if folder.is_dir() for file in folder.glob("*.yaml")
 )
 
 
-def compose(*overrides: str) -> DictConfig:
-    OmegaConf.register_new_resolver("process_id", lambda: 0, replace=True)
-    ConfigStore.instance().store(name="schema", node=SCHEMAS["train"])
-    with hydra.initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        config = hydra.compose("train", list(overrides))
-    with open_dict(config):
-        config.pop("hydra", None)
-    return config
-
-
 @pytest.mark.parametrize(("group", "option"), OPTIONS, ids=[f"{group}={option}" for group, option in OPTIONS])
-def test_every_option_composes(group: str, option: str) -> None:
+def test_every_option_composes(group: str, option: str, compose: Compose) -> None:
     needs_root = ["data.root=somewhere"] if option in ("class_folders", "table") else []
     plain = check(compose(f"{group}={option}", *needs_root), TrainConfig)
     if group in plain and isinstance(plain[group], dict) and group not in ("trainer", "balance", "augment", "model"):
@@ -55,25 +45,25 @@ def test_every_key_states_its_meaning() -> None:
             assert key.metadata.get("meaning"), key.name
 
 
-def test_the_environment_names_the_folder_of_the_data(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_names_the_folder_of_the_data(monkeypatch: pytest.MonkeyPatch, compose: Compose) -> None:
     monkeypatch.setenv("CXR_DATA", "/elsewhere")
     assert check(compose(), TrainConfig)["paths"]["data"] == "/elsewhere"
     monkeypatch.delenv("CXR_DATA")
     assert check(compose(), TrainConfig)["paths"]["data"] == "data"
 
 
-def test_an_experiment_outweighs_the_defaults_and_the_command_line_outweighs_it() -> None:
+def test_an_experiment_outweighs_the_defaults_and_the_command_line_outweighs_it(compose: Compose) -> None:
     assert check(compose("experiment=demo"), TrainConfig)["data"]["name"] == "phantom"
     assert check(compose("experiment=demo", "data.image_size=48"), TrainConfig)["data"]["image_size"] == 48
 
 
-def test_both_corrections_are_taken_when_asked_for() -> None:
+def test_both_corrections_are_taken_when_asked_for(compose: Compose) -> None:
     both = ["balance=oversample", "balance.weighting=inverse_frequency"]
     with pytest.raises(SettingError, match="allow_both"):
         check(compose(*both), TrainConfig)
     assert check(compose(*both, "balance.allow_both=true"), TrainConfig)["balance"]["sampler"] == "oversample"
 
 
-def test_a_third_class_is_a_setting() -> None:
+def test_a_third_class_is_a_setting(compose: Compose) -> None:
     plain = check(compose("++data.classes.viral=[Viral]"), TrainConfig)
     assert list(plain["data"]["classes"]) == ["covid", "other", "viral"]

@@ -123,7 +123,7 @@ class PhantomSource:
     marker: float = setting(
         0.0, "planted shortcut: 0 the corner marker is random, 1 it gives the label away", at_least=0, at_most=1
     )
-    size: int = setting(256, "side of the drawings, pixels", at_least=32, at_most=2048)
+    size: int = setting(256, "side of the drawings, pixels", at_least=64, at_most=2048)
     seed: int = setting(0, "seed of the drawings", at_least=0)
 
 

@@ -13,12 +13,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from cxr.command_line import Job
+from cxr.open_run import OpenRun
 from cxr.training.run_directory import RunDirectory
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
 
-    from cxr.assembly import OpenRun
     from cxr.evaluation.evaluate import EvaluationResult
     from cxr.pipeline.datamodule import CXRDataModule
     from cxr.training.module import CXRModule

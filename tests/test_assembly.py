@@ -1,0 +1,78 @@
+"""Is a split that divides a patient refused, and is it said where one is asked for?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from omegaconf import DictConfig
+
+from cxr.assembly import build_data
+from cxr.command_line import Job
+from cxr.config import TrainConfig
+from cxr.config_check import check
+from cxr.errors import DataError
+from cxr.open_run import OpenRun
+from cxr.training.run_directory import RunDirectory
+
+Read = Callable[..., tuple[pd.DataFrame, RunDirectory]]
+
+
+@pytest.fixture
+def read(tmp_path: Path, compose: Callable[..., DictConfig]) -> Read:
+    """The records of a small phantom, divided as overrides say, and the run that kept them."""
+
+    def records(*overrides: str) -> tuple[pd.DataFrame, RunDirectory]:
+        small = [
+            "data=phantom",
+            "++data.sources.phantom.num_patients=24",
+            "++data.sources.phantom.size=64",
+            "data.image_size=32",
+            f"paths.output={tmp_path}",
+        ]
+        settings: dict[str, Any] = check(compose(*small, *overrides), TrainConfig)
+        directory = RunDirectory.create(tmp_path, "run")
+        run = OpenRun(Job(settings, list(overrides), None, 0), directory, first=True)
+        return build_data(settings, run).records, directory
+
+    return records
+
+
+@pytest.fixture
+def leaking_split(read: Read, tmp_path: Path) -> Path:
+    """A split.csv in which one patient stands on two sides."""
+    _, directory = read()
+    table = pd.read_csv(directory.split_path, dtype=str)
+    shared = table.loc[table["split"] == "train", "group"].value_counts().index[0]
+    first = table.index[table["group"] == shared][0]
+    table.loc[first, "split"] = "val"
+    path = tmp_path / "leaking.csv"
+    table.to_csv(path, index=False)
+    return path
+
+
+def test_a_split_that_divides_a_patient_is_refused(leaking_split: Path, read: Read) -> None:
+    given = ["data.split.kind=file", f"data.split.path={leaking_split}"]
+    with pytest.raises(DataError, match=r"1 patients stand on two sides.*audit\.on_leak=warn"):
+        read(*given)
+
+
+def test_a_leak_that_is_allowed_is_said(leaking_split: Path, read: Read, capsys: pytest.CaptureFixture[str]) -> None:
+    read("data.split.kind=file", f"data.split.path={leaking_split}", "audit.on_leak=warn")
+    assert "LEAK: 1 patients" in capsys.readouterr().out
+
+
+def test_the_split_by_image_says_that_it_leaks(read: Read, capsys: pytest.CaptureFixture[str]) -> None:
+    records, _ = read("data.split.kind=random_image")
+    divided = (records.groupby("group")["split"].nunique() > 1).sum()
+    assert divided > 0
+    assert f"LEAKS. {divided} patients" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_split_given_back_divides_in_the_same_way(read: Read) -> None:
+    first, directory = read("data.split.seed=3")
+    again, _ = read("data.split.kind=file", f"data.split.path={directory.split_path}")
+    assert first["split"].tolist() == again["split"].tolist()
