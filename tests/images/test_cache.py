@@ -237,7 +237,9 @@ def test_lists_of_unequal_length_and_no_workers_are_refused(tmp_path: Path) -> N
 # --- with real processes ---------------------------------------------------------------------------------------------
 
 CHILD = """
-import hashlib, json, sys
+import hashlib, json, signal, sys
+# A suite that runs in the background is started with SIGINT ignored, and its children inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from pathlib import Path
 from cxr.errors import CxrError
 from cxr.images.cache import prepare_images
