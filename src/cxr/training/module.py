@@ -107,11 +107,18 @@ class CXRModule(pl.LightningModule):
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits (B, C) of grey images (B, 1, H, W): uint8, or float on the same scale of 0 to 255."""
-        # A view with the channel last: one pass makes three normalised channels, laid out as convolutions like them.
-        grey = image.permute(0, 2, 3, 1).to(self.pixel_scale.dtype)
-        channels = torch.addcmul(self.pixel_offset, grey, self.pixel_scale).permute(0, 3, 1, 2)
-        logits: Tensor = self.network(channels)
+        logits: Tensor = self.network(self._normalised(image[:, 0].to(self.pixel_scale.dtype)))
         return logits
+
+    def _normalised(self, grey: Tensor) -> Tensor:
+        """Three normalised channels (B, 3, H, W) of (B, H, W), laid out channels-last, as convolutions like them."""
+        if grey.requires_grad:  # `out` has no gradient; saliency asks for it
+            return torch.addcmul(self.pixel_offset, grey[..., None], self.pixel_scale).permute(0, 3, 1, 2)
+        # A pass for each channel: an inner dimension of three is too short for vector instructions.
+        channels = grey.new_empty((*grey.shape, 3))
+        for channel in range(3):
+            torch.addcmul(self.pixel_offset[channel], grey, self.pixel_scale[channel], out=channels[..., channel])
+        return channels.permute(0, 3, 1, 2)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         return self._step(batch, "train")
