@@ -22,18 +22,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-FASTAI_V1 = {
-    "horizontal_flip": 0.5,
-    "rotation_degrees": 10.0,
-    "rotation_prob": 0.75,
-    "zoom_max": 1.1,
-    "zoom_prob": 0.75,
-    "warp": 0.2,
-    "warp_prob": 0.75,
-    "brightness": 0.1,
-    "contrast": 1.25,
-    "lighting_prob": 0.75,
-}
+import yaml
+
+FASTAI_V1_PATH = Path(__file__).resolve().parents[1] / "conf" / "augment" / "fastai_v1.yaml"
 ENOUGH = {224: 20.0, 512: 15.0}
 
 
@@ -137,7 +128,7 @@ def prepare_cxr(paths: list[Path], size: int, batch_size: int) -> Callable[[], I
     labels = np.zeros(len(paths), np.int64)
     batches = EpochBatches(readable, labels[readable], batch_size, shuffle=True)
     loader = DataLoader(PreparedRecords(images, labels), sampler=batches, batch_size=None)
-    augmentation = Augmentation(**FASTAI_V1)
+    augmentation = Augmentation(**yaml.safe_load(FASTAI_V1_PATH.read_text(encoding="utf-8")))
     module = CXRModule("resnet18", class_names=["a", "b"], positive="a", image_size=size, pretrained=False)
     module.network = torch.nn.Identity()  # what is left is the normalisation
 

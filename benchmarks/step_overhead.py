@@ -30,6 +30,7 @@ tune_allocator()
 
 import pytorch_lightning as pl  # noqa: E402
 import torch  # noqa: E402
+import yaml  # noqa: E402
 from torch import Tensor  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 from torch.utils.data import DataLoader  # noqa: E402
@@ -45,19 +46,8 @@ from cxr.training.trainer import build_trainer  # noqa: E402
 Batches = list[dict[str, Tensor]]
 # Not counted: the first steps pay for what is done once.
 NUM_WARMUP = 3
-# Every kind of change that the presets make, so that the input path is not flattered.
-AUGMENTATION = {
-    "horizontal_flip": 0.5,
-    "rotation_degrees": 10.0,
-    "rotation_prob": 0.75,
-    "zoom_max": 1.1,
-    "zoom_prob": 0.75,
-    "warp": 0.2,
-    "warp_prob": 0.75,
-    "brightness": 0.2,
-    "contrast": 1.25,
-    "lighting_prob": 0.75,
-}
+# The preset with every kind of change, so that the input path is not flattered.
+FASTAI_V1_PATH = Path(__file__).resolve().parents[1] / "conf" / "augment" / "fastai_v1.yaml"
 
 
 def make_data(num_batches: int, batch_size: int, image_size: int, folder: Path) -> CXRDataModule:
@@ -77,7 +67,7 @@ def make_data(num_batches: int, batch_size: int, image_size: int, folder: Path) 
         image_size=image_size,
         batch_size=batch_size,
         split={"val_fraction": 0.1, "test_fraction": 0.1},
-        augment=AUGMENTATION,
+        augment=yaml.safe_load(FASTAI_V1_PATH.read_text(encoding="utf-8")),
         progress=False,
     )
 
