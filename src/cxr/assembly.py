@@ -43,10 +43,11 @@ def build_data(settings: Settings, run: OpenRun) -> CXRDataModule:
     data.setup("fit")
     if run.first:
         report_data(run.directory, data, settings["data"]["split"]["kind"])
-    if data.leaks and settings["audit"]["on_leak"] == "refuse" and settings["data"]["split"]["kind"] != "random_image":
+    kind, leaks = settings["data"]["split"]["kind"], data.leaks
+    if leaks and settings["audit"]["on_leak"] == "refuse" and kind != "random_image":
         raise DataError(
-            f"data.split.kind={settings['data']['split']['kind']}: {len(data.leaks)} patients stand on two sides of "
-            f"the split (first: {data.leaks[0]}); use data.split.kind=holdout, or audit.on_leak=warn"
+            f"data.split.kind={kind}: {len(leaks)} patients stand on two sides of "
+            f"the split (first: {leaks[0]}); use data.split.kind=holdout, or audit.on_leak=warn"
         )
     return data
 

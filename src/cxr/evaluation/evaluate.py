@@ -130,7 +130,7 @@ def evaluate_run(
     )
     sha256 = _sha256(opened.path)
     num_looks = record_look(
-        place.path / "looks.csv",
+        place.looks_path,
         split=subject.name,
         checkpoint=opened.path.name,
         checkpoint_sha256=sha256,
@@ -223,7 +223,7 @@ def _draw(
         return drawn[-1]
 
     if opened.run_dir is not None:
-        history_path = opened.run_dir / "history.csv"
+        history_path = RunDirectory(opened.run_dir).history_path
         path = place.figures_dir / "training_curves.png"
         if history_path.is_file() and draw_training_curves(pd.read_csv(history_path), path, opened.epoch):
             drawn.append(path)

@@ -18,8 +18,8 @@ from cxr.errors import ConfigurationError, DataError
 from cxr.evaluation.checkpoint import OpenedRun
 from cxr.pipeline.batch_sampler import EpochBatches
 from cxr.pipeline.datamodule import CXRDataModule
+from cxr.pipeline.splits import SPLITS
 
-SPLITS = ("train", "val", "test")
 # Settings of another collection; all others are as in training, and lie in the checkpoint.
 COLLECTION_SETTINGS = ("sources", "classes", "positive", "views", "download", "max_unreadable")
 FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")

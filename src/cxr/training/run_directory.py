@@ -50,6 +50,10 @@ class RunDirectory:
         return self.path / "history.csv"
 
     @property
+    def looks_path(self) -> Path:
+        return self.path / "looks.csv"
+
+    @property
     def status_path(self) -> Path:
         return self.path / "status.json"
 
