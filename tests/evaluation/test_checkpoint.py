@@ -54,7 +54,7 @@ def test_a_copied_checkpoint_stands_alone(run: Path, tmp_path: Path) -> None:
     shutil.rmtree(run)
     opened = open_run(copy)
     assert opened.run_dir is None
-    data = opened.datamodule(batch_size=3, progress=False)
+    data = opened.datamodule(evaluation_batch_size=3, progress=False)
     data.setup("test")
     known = opened.training_split.set_index("image")["split"]
     assert (data.records.set_index("image")["split"] == known).all()

@@ -47,13 +47,14 @@ class OpenedRun:
         """The data that the network was trained on, with the split of the training.
 
         Args:
-            overrides: any of cache_dir, data_dir, num_workers, batch_size, progress; None leaves the trained value.
+            overrides: any of cache_dir, data_dir, num_workers, evaluation_batch_size, progress; None leaves the
+                trained value.
 
         Raises:
             CheckpointError: where the checkpoint holds no data settings that can be read.
             DataError: from ``setup``, where the files are not those of the training.
         """
-        allowed = {"cache_dir", "data_dir", "num_workers", "batch_size", "progress"}
+        allowed = {"cache_dir", "data_dir", "num_workers", "evaluation_batch_size", "progress"}
         if not overrides.keys() <= allowed:
             raise TypeError(f"fixed by the checkpoint: {', '.join(sorted(overrides.keys() - allowed))}")
         given = {name: value for name, value in overrides.items() if value is not None}

@@ -92,7 +92,8 @@ def evaluate_run(
         data_name: names its results; None: the names of its sources.
         output_dir: receives the results; None: the run, or ``<stem>_evaluation`` beside a lone checkpoint.
         gpus: None = one accelerator if there is one; 0 = CPU; 1 = one GPU.
-        batch_size, num_workers, cache_dir, data_dir: None = as in training.
+        batch_size: images in a batch; None = four times as many as in training.
+        num_workers, cache_dir, data_dir: None = as in training.
         progress: show bars on a terminal.
 
     Raises:
@@ -110,7 +111,7 @@ def evaluate_run(
     place = RunDirectory(_output_dir(opened, output_dir))
     read_metrics(place.metrics_path)  # a damaged file is found before an hour of scoring, not after
     overrides = {
-        "batch_size": batch_size,
+        "evaluation_batch_size": batch_size,
         "num_workers": num_workers,
         "cache_dir": cache_dir,
         "data_dir": data_dir,
@@ -120,6 +121,7 @@ def evaluate_run(
         subject = own_split(opened, split, **overrides)
     else:
         subject = other_collection(opened, data, data_name, **overrides)
+    opened.module.to(device).fold()
     scores = score(
         opened.module,
         subject.batches,
@@ -128,6 +130,7 @@ def evaluate_run(
         title=f"Scoring {subject.title}",
         progress=progress,
     )
+    opened.module.unfold()
     sha256 = _sha256(opened.path)
     num_looks = record_look(
         place.looks_path,

@@ -128,7 +128,7 @@ def other_collection(opened: OpenedRun, settings: Mapping[str, Any], name: str |
             f"data.positive={settings['positive']}: the network was trained with {module.positive}; leave it out"
         )
     trained = opened.datamodule(**overrides).hparams
-    fixed = {"image_size", "aspect", "batch_size", "num_workers", "data_dir", "cache_dir", "progress"}
+    fixed = {"image_size", "aspect", "evaluation_batch_size", "num_workers", "data_dir", "cache_dir", "progress"}
     given = {key: value for key, value in settings.items() if key != "positive"}
     data = CXRDataModule(
         **{"classes": trained["classes"], "max_unreadable": trained["max_unreadable"]}
@@ -164,7 +164,7 @@ def _in_order(data: CXRDataModule, index: pd.Index[int]) -> DataLoader[dict[str,
     """The loader that serves all records, narrowed to some of them."""
     everything = data.predict_dataloader()
     chosen = index.to_numpy(np.int64)
-    batches = EpochBatches(chosen, np.zeros_like(chosen), data.hparams["batch_size"], shuffle=False)
+    batches = EpochBatches(chosen, np.zeros_like(chosen), data.hparams["evaluation_batch_size"], shuffle=False)
     return DataLoader(everything.dataset, sampler=batches, batch_size=None, num_workers=everything.num_workers)
 
 

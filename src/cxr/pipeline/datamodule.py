@@ -58,7 +58,9 @@ class CXRDataModule(pl.LightningDataModule):
         image_size: side of the square images, pixels.
         aspect: ``crop`` or ``pad``.
         max_unreadable: share of unreadable images above which `setup` refuses, 0 to 1.
-        batch_size: images in a batch of one process.
+        batch_size: images in a training batch of one process.
+        evaluation_batch_size: images in a batch that is only looked at, so that nothing is kept for a backward pass;
+            None: four times as many as in a training batch.
         num_workers: loader processes; 0 reads in the training process and is fastest on most machines.
         split: keyword arguments of `assign_splits`.
         balance: ``sampler`` and ``weighting``, see `cxr.pipeline.balance`; ``beta``; ``allow_both``.
@@ -84,6 +86,7 @@ class CXRDataModule(pl.LightningDataModule):
         aspect: str = "crop",
         max_unreadable: float = 0.01,
         batch_size: int = 32,
+        evaluation_batch_size: int | None = None,
         num_workers: int = 0,
         split: Mapping[str, Any] | None = None,
         balance: Mapping[str, Any] | None = None,
@@ -96,10 +99,13 @@ class CXRDataModule(pl.LightningDataModule):
         sources, data_dir, cache_dir = _plain(sources), str(data_dir), str(cache_dir)
         classes, views = _plain(classes), _plain(views)
         split, balance, augment = _plain(split or {}), _plain(balance or {}), _plain(augment or {})
+        if evaluation_batch_size is None:
+            evaluation_batch_size = 4 * batch_size
         self.save_hyperparameters(logger=False)
 
         for key, value, low in (
             ("data.batch_size", batch_size, 1),
+            ("evaluation_batch_size", evaluation_batch_size, 1),
             ("data.num_workers", num_workers, 0),
             ("seed", seed, 0),
         ):
@@ -287,7 +293,7 @@ class CXRDataModule(pl.LightningDataModule):
         return EpochBatches(
             index,
             contents.dataset.labels[index],
-            self.hparams["batch_size"],
+            self.hparams["batch_size" if split == "train" else "evaluation_batch_size"],
             shuffle=split == "train",
             sampler=self._balance["sampler"] if split == "train" else "none",
             seed=self.hparams["seed"],
