@@ -8,7 +8,8 @@ radiographs with the same batch size and number of threads. cxr runs what train.
 `fastai_v1` augmentation and images that were prepared before; fastai runs `vision_learner` with `Resize`,
 `aug_transforms` and `Normalize`, from the files: once as it comes, with the loader processes that it chooses itself (as
 many as there are cores), and once without any, which suits few cores better. What is wanted is wanted against fastai as
-it comes; the other is printed beside it.
+it comes; the other is printed beside it. The network alone - forward, backward and AdamW on batches that lie ready in
+memory; forward without gradients in batches of the size that cxr validates with - is what nobody can go below.
 
 Each side has a process of its own for each image size; they take turns, an epoch each, and those whose turn it is not
 wait. The first epoch of each warms up. Given are medians of the wall time over the turns, and of the ratio within each
@@ -123,6 +124,7 @@ def compare(given: argparse.Namespace, table: Path) -> int:
         )
         for phase, num_images in (("train", given.images), ("val", given.images // 2)):
             costs = {side: [1e3 * turn[phase] / num_images for turn in turns[side]] for side in turns}
+            floor = statistics.median(a / b for a, b in zip(costs["cxr"], costs["network alone"], strict=True))
             # A ratio within each turn: a machine that slows down slows down all.
             ratios = [
                 statistics.median(b / a for a, b in zip(costs["cxr"], costs[side], strict=True)) for side in FASTAI
@@ -135,7 +137,8 @@ def compare(given: argparse.Namespace, table: Path) -> int:
                 for cell in (spread(costs[side]), f"{ratio:.2f}")
             ]
             rows.append(
-                f"| {size} | {phase} | {num_images} | {spread(costs['cxr'])} | {' | '.join(cells)} "
+                f"| {size} | {phase} | {num_images} | {spread(costs['network alone'])} | {spread(costs['cxr'])} "
+                f"| {floor:.2f} | {' | '.join(cells)} "
                 f"| {wanted(phase, size)} |"
             )
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("torch", "fastai"))
@@ -143,8 +146,12 @@ def compare(given: argparse.Namespace, table: Path) -> int:
         f"{given.backbone}, batch {given.batch_size}, {given.threads} threads on {os.cpu_count()} cores, "
         f"{given.rounds} rounds, {versions}; milliseconds per image\n"
     )
-    print("| image side | phase | images | cxr | " + " | ".join(f"{side} | ratio" for side in FASTAI) + " | wanted |")
-    print("|---:|---|---:|---:|" + "---:|---:|" * len(FASTAI) + "---|")
+    print(
+        "| image side | phase | images | network alone | cxr | to the network | "
+        + " | ".join(f"{side} | ratio" for side in FASTAI)
+        + " | wanted |"
+    )
+    print("|---:|---|---:|---:|---:|---:|" + "---:|---:|" * len(FASTAI) + "---|")
     print("\n".join(rows) + "\n")
     print("\n".join(f"- {note}" for note in notes))
     return 1 if missed else 0
@@ -167,7 +174,7 @@ def spread(costs: list[float]) -> str:
 
 def take_turns(given: argparse.Namespace, table: Path, size: int) -> dict[str, list[Turn]]:
     """Side -> what each of its turns took; the first is left out."""
-    sides = {"cxr": Side("cxr", given, table, size)}
+    sides = {"network alone": Side("network", given, table, size), "cxr": Side("cxr", given, table, size)}
     sides |= {name: Side("fastai", given, table, size, num_workers) for name, num_workers in FASTAI.items()}
     turns: dict[str, list[Turn]] = {name: [] for name in sides}
     for number in range(given.rounds + 1):
@@ -342,6 +349,45 @@ def train_cxr(given: argparse.Namespace, watch: Stopwatch) -> None:
     finish(logger, 0)
 
 
+def train_network(given: argparse.Namespace, watch: Stopwatch) -> None:
+    from cxr.allocator import tune_allocator
+
+    tune_allocator()
+    import torch
+    from torch.nn import functional as F
+
+    from cxr.training.backbones import create_backbone
+    from cxr.training.optimizers import build_optimizer, parameter_groups
+
+    torch.set_num_threads(given.threads)
+    torch.manual_seed(0)
+    size, num_val = given.sizes[0], given.images // 2
+    network = create_backbone(given.backbone, num_classes=2, image_size=size, pretrained=False).network
+    optimizer = build_optimizer(parameter_groups(network, 0.01), fused=True)
+
+    def images(number: int) -> torch.Tensor:
+        return torch.randn(number, 3, size, size).contiguous(memory_format=torch.channels_last)
+
+    batch, labels = images(given.batch_size), torch.arange(given.batch_size) % 2
+    val_batch = images(min(4 * given.batch_size, num_val))  # as in CXRDataModule
+    watch.answer({})
+    for _ in range(given.rounds):
+        watch.wait()
+        network.train()
+        for _ in range(given.images // given.batch_size):
+            optimizer.zero_grad()
+            F.cross_entropy(network(batch), labels).backward()
+            optimizer.step()
+        watch.mark("trained")
+        network.eval()
+        with torch.inference_mode():
+            for first in range(0, num_val, len(val_batch)):
+                network(val_batch[: num_val - first])
+        watch.mark("validated")
+        watch.mark("end")
+        watch.tell()
+
+
 def train_fastai(given: argparse.Namespace, watch: Stopwatch) -> None:
     import pandas as pd
     import torch
@@ -403,7 +449,11 @@ def check_counts(given: argparse.Namespace, num_train: int, num_val: int) -> Non
         raise SystemExit(f"{given.side}: {num_train} training and {num_val} validation images, not {wanted}")
 
 
-SIDES: dict[str, Callable[[argparse.Namespace, Stopwatch], Any]] = {"cxr": train_cxr, "fastai": train_fastai}
+SIDES: dict[str, Callable[[argparse.Namespace, Stopwatch], Any]] = {
+    "network": train_network,
+    "cxr": train_cxr,
+    "fastai": train_fastai,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -121,7 +121,6 @@ def evaluate_run(
         subject = own_split(opened, split, **overrides)
     else:
         subject = other_collection(opened, data, data_name, **overrides)
-    opened.module.to(device).fold()
     scores = score(
         opened.module,
         subject.batches,
@@ -130,7 +129,6 @@ def evaluate_run(
         title=f"Scoring {subject.title}",
         progress=progress,
     )
-    opened.module.unfold()
     sha256 = _sha256(opened.path)
     num_looks = record_look(
         place.looks_path,

@@ -13,7 +13,6 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 
 from cxr.errors import ConfigurationError, DivergedError
 from cxr.training.backbones import LoadedWeights, create_backbone
-from cxr.training.folding import FoldedNetwork
 from cxr.training.losses import TrainingLoss, evaluation_losses
 from cxr.training.metrics import classification_metrics
 from cxr.training.optimizers import build_optimizer, parameter_groups
@@ -105,31 +104,11 @@ class CXRModule(pl.LightningModule):
         self.epoch_metrics: dict[str, dict[str, float]] = {}
         self._outputs: dict[str, list[tuple[Tensor, Tensor, Tensor, Tensor]]] = {"train": [], "val": [], "test": []}
         self._num_checked = 0
-        # In a list of its own, so that it is no part of the module and of its checkpoints.
-        self._folded: list[FoldedNetwork] = []
-        self._use_folded = False
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits (B, C) of grey images (B, 1, H, W): uint8, or float on the same scale of 0 to 255."""
-        network = self._folded[0] if self._use_folded and not self.training else self.network
-        logits: Tensor = network(self._normalised(image[:, 0].to(self.pixel_scale.dtype)))
+        logits: Tensor = self.network(self._normalised(image[:, 0].to(self.pixel_scale.dtype)))
         return logits
-
-    def fold(self) -> None:
-        """Evaluate faster, with the weights of this moment and on this device, until `unfold` is called.
-
-        Probabilities differ from those of the network as it stands by rounding only; see `FoldedNetwork`.
-        """
-        if not self._folded or self._folded[0].device != self.device:
-            training = self.network.training
-            self._folded = [FoldedNetwork(self.network.eval())]
-            self.network.train(training)
-        self._folded[0].refresh()
-        self._use_folded = True
-
-    def unfold(self) -> None:
-        """Evaluate the network as it stands again: with its own modules, and with weights that may change."""
-        self._use_folded = False
 
     def _normalised(self, grey: Tensor) -> Tensor:
         """Three normalised channels (B, 3, H, W) of (B, H, W), laid out channels-last, as convolutions like them."""
@@ -208,19 +187,16 @@ class CXRModule(pl.LightningModule):
     def on_validation_epoch_start(self) -> None:
         self._clear("val")
         self._share_buffers()
-        self.fold()
 
     def on_test_epoch_start(self) -> None:
         self._clear("test")
         self._share_buffers()
-        self.fold()
 
     def on_train_epoch_end(self) -> None:
         self._check_losses()
         self._end_epoch("train", _TRAIN_METRICS)
 
     def on_validation_epoch_end(self) -> None:
-        self.unfold()
         # The sanity check sees a few batches of an untrained network; its metrics must not become anybody's best.
         if self.trainer.sanity_checking:
             self._clear("val")
@@ -228,7 +204,6 @@ class CXRModule(pl.LightningModule):
             self._end_epoch("val")
 
     def on_test_epoch_end(self) -> None:
-        self.unfold()
         self._end_epoch("test")
 
     def _clear(self, split: str) -> None:
