@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from cxr.evaluation.curves import ThresholdRates, threshold_rates
+from cxr.evaluation.curves import Band, ThresholdRates, threshold_rates
 from cxr.evaluation.figure_style import short_name
 from cxr.evaluation.figures import (
     draw_class_counts,
@@ -36,6 +36,9 @@ def confusion(path: Path, matrix: np.ndarray, names: list[str]) -> None:
     draw_confusion(matrix, names, path, title="test", majority=names[0])
 
 
+BAND = Band(np.linspace(0, 1, 5), np.array([0.1, 0.3, 0.4, 0.6, 0.8]), np.array([0.5, 0.7, 0.9, 1.0, 1.0]))
+POINTS = {"Youden": 0.4, "a rule with a very long name": 0.2, "$x_{": 2.0}
+
 DRAWINGS: dict[str, Callable[[Path, ThresholdRates], object]] = {
     "counts": lambda path, _: draw_class_counts({"train": {"a": 9, "b": 3}, "test": {"a": 1, "b": 0}}, path),
     "confusion": lambda path, _: confusion(path, np.array([[4, 0], [3, 71]]), ["covid", "other"]),
@@ -46,6 +49,29 @@ DRAWINGS: dict[str, Callable[[Path, ThresholdRates], object]] = {
     "roc": lambda path, rates: draw_roc(path=path, rates=rates, title="t", sides="s", auroc=0.5, threshold=0.5),
     "precision-recall": lambda path, rates: draw_precision_recall(
         path=path, rates=rates, title="t", sides="s", average_precision=0.5, prevalence=0.4, threshold=None
+    ),
+    "roc, all of it": lambda path, rates: draw_roc(
+        rates,
+        path,
+        title="t",
+        sides="s",
+        auroc=0.5,
+        threshold=0.5,
+        interval=(0.4, 0.6),
+        band=BAND,
+        operating_points=POINTS,
+    ),
+    "precision-recall, all of it": lambda path, rates: draw_precision_recall(
+        rates,
+        path,
+        title="t",
+        sides="s",
+        average_precision=0.5,
+        prevalence=0.4,
+        threshold=0.5,
+        interval=(0.4, 0.6),
+        band=BAND,
+        operating_points=POINTS,
     ),
     "curves": lambda path, _: draw_training_curves(
         pd.DataFrame({"epoch": [0, 0, 1], "val/loss": [None, 0.7, 0.6], "lr": [1e-4, 1e-3, 1e-5]}), path, best_epoch=1
@@ -69,6 +95,16 @@ def test_drawing_leaves_no_global_state(tmp_path: Path, rates: ThresholdRates) -
     before = dict(mpl.rcParams)
     draw_roc(rates, tmp_path / "roc.png", title="t", sides="s", auroc=None, threshold=None)
     assert dict(mpl.rcParams) == before
+
+
+def test_a_band_is_grey_on_paper_where_there_was_none(tmp_path: Path, rates: ThresholdRates) -> None:
+    for name, band in (("without", None), ("with", BAND)):
+        draw_roc(rates, tmp_path / f"{name}.png", title="t", sides="s", auroc=0.5, threshold=None, band=band)
+    shares = [
+        ((grey(tmp_path / f"{name}.png") > 200) & (grey(tmp_path / f"{name}.png") < 225)).mean()
+        for name in ("without", "with")
+    ]
+    assert shares[1] > shares[0] + 0.03
 
 
 def test_class_names_are_never_read_as_formulas(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 from numpy.typing import NDArray
 
-from cxr.evaluation.curves import ThresholdRates
+from cxr.evaluation.curves import Band, ThresholdRates
 from cxr.evaluation.figure_style import FIRST, INK, QUIET, SERIES, drawing, short_name
 
 MAX_CELLS_WITH_TEXT = 12  # classes up to which a confusion cell holds its numbers
@@ -197,9 +198,18 @@ def draw_confusion(
 
 
 def draw_roc(
-    rates: ThresholdRates, path: Path, *, title: str, sides: str, auroc: float | None, threshold: float | None
+    rates: ThresholdRates,
+    path: Path,
+    *,
+    title: str,
+    sides: str,
+    auroc: float | None,
+    threshold: float | None,
+    interval: tuple[float, float] | None = None,
+    band: Band | None = None,
+    operating_points: Mapping[str, float] | None = None,
 ) -> None:
-    """Sensitivity against the false-positive rate, with the line of chance and the point that is used.
+    """Sensitivity against the false-positive rate, with the line of chance and the points that are used.
 
     Args:
         rates: from :func:`cxr.evaluation.curves.threshold_rates`.
@@ -208,18 +218,17 @@ def draw_roc(
         sides: the number of images on each side, in words.
         auroc: the area, as it stands in ``metrics.json``.
         threshold: the operating point that is marked, if the answer is taken at a threshold.
+        interval: the limits of the area.
+        band: the limits of the curve, from :func:`cxr.evaluation.curves.curve_bands`.
+        operating_points: further thresholds to mark, by name.
     """
-    with drawing(path, (4.5, 5.2), title, sides) as figure:
+    with drawing(path, (4.5, _height(threshold, band, operating_points)), title, sides) as figure:
         axes = _unit_square(figure)
         axes.plot([0, 1], [0, 1], label="chance: AUROC 0.500", **_baseline())
-        axes.plot(
-            rates.false_positive_rate,
-            rates.sensitivity,
-            color=FIRST,
-            clip_on=False,
-            label=f"network: AUROC {_number(auroc)}",
-        )
-        _mark_point(axes, rates.false_positive_rate, rates.sensitivity, rates, threshold)
+        label = f"network: AUROC {_number(auroc)}{_limits(interval)}"
+        axes.plot(rates.false_positive_rate, rates.sensitivity, color=FIRST, clip_on=False, label=label)
+        _fill(axes, band)
+        _mark_points(axes, rates.false_positive_rate, rates.sensitivity, rates, threshold, operating_points)
         axes.set_xlabel("false-positive rate (1 - specificity)")
         axes.set_ylabel("sensitivity")
         figure.legend(loc="outside lower left")
@@ -234,21 +243,37 @@ def draw_precision_recall(
     average_precision: float | None,
     prevalence: float,
     threshold: float | None,
+    interval: tuple[float, float] | None = None,
+    band: Band | None = None,
+    operating_points: Mapping[str, float] | None = None,
 ) -> None:
     """Precision against sensitivity, with the prevalence as the line of chance; arguments as :func:`draw_roc`."""
-    with drawing(path, (4.5, 5.2), title, sides) as figure:
+    with drawing(path, (4.5, _height(threshold, band, operating_points)), title, sides) as figure:
         axes = _unit_square(figure)
         axes.plot([0, 1], [prevalence, prevalence], label=f"chance: prevalence {_number(prevalence)}", **_baseline())
+        label = f"network: average precision {_number(average_precision)}{_limits(interval)}"
         # Between two thresholds no precision is reached by interpolation (Davis & Goadrich 2006): steps, not slopes.
-        axes.step(
-            rates.sensitivity, rates.precision, where="pre", color=FIRST, clip_on=False,
-            label=f"network: average precision {_number(average_precision)}",
-        )  # fmt: skip
-        if threshold is not None and rates.thresholds[1] >= threshold:  # else nothing is called, and no PPV defined
-            _mark_point(axes, rates.sensitivity, rates.precision, rates, threshold)
+        axes.step(rates.sensitivity, rates.precision, where="pre", color=FIRST, clip_on=False, label=label)
+        _fill(axes, band)
+        _mark_points(axes, rates.sensitivity, rates.precision, rates, threshold, operating_points, from_called=True)
         axes.set_xlabel("sensitivity (recall)")
         axes.set_ylabel("precision (PPV)")
         figure.legend(loc="outside lower left")
+
+
+def _height(threshold: float | None, band: Band | None, operating_points: Mapping[str, float] | None) -> float:
+    """Inches: the curve keeps its size, whatever stands in the legend below it."""
+    return 5.0 + 0.195 * ((threshold is not None) + (band is not None) + len(operating_points or {}))
+
+
+def _limits(interval: tuple[float, float] | None) -> str:
+    return "" if interval is None else f" ({interval[0]:.3f} to {interval[1]:.3f})"
+
+
+def _fill(axes: Axes, band: Band | None) -> None:
+    if band is not None:
+        label = "95 % of resamples of patients, at each point"
+        axes.fill_between(band.x, band.low, band.high, color=FIRST, alpha=0.18, linewidth=0, label=label, zorder=1.2)
 
 
 def _unit_square(figure: Figure) -> Axes:
@@ -268,16 +293,26 @@ def _baseline() -> dict[str, Any]:
     return {"color": QUIET, "linewidth": 1.2, "linestyle": (0, (4, 3)), "zorder": 1.5}
 
 
-def _mark_point(
-    axes: Axes, x: NDArray[np.float64], y: NDArray[np.float64], rates: ThresholdRates, threshold: float | None
+def _mark_points(
+    axes: Axes,
+    x: NDArray[np.float64],
+    y: NDArray[np.float64],
+    rates: ThresholdRates,
+    threshold: float | None,
+    operating_points: Mapping[str, float] | None,
+    *,
+    from_called: bool = False,
 ) -> None:
-    if threshold is None:
-        return
-    used = int(np.count_nonzero(rates.thresholds >= threshold)) - 1
-    axes.plot(
-        x[used], y[used], "o", color=INK, markersize=7, markerfacecolor="white", markeredgewidth=1.8, clip_on=False,
-        label=f"in use: threshold {_number(threshold)}", zorder=5,
-    )  # fmt: skip
+    """Mark where the thresholds lie on the curve; with `from_called` only those at which something is called."""
+    named = {} if threshold is None else {"in use": threshold}
+    for (name, used), marker in zip((named | dict(operating_points or {})).items(), cycle("osD^v"), strict=False):
+        place = int(np.count_nonzero(rates.thresholds >= used)) - 1
+        if from_called and place == 0:  # no PPV is defined there
+            continue
+        axes.plot(
+            x[place], y[place], marker, color=INK, markersize=7, markerfacecolor="white", markeredgewidth=1.8,
+            linestyle="none", clip_on=False, label=f"{short_name(name)}: threshold {_number(used)}", zorder=5,
+        )  # fmt: skip
 
 
 def _number(value: float | None) -> str:

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from scipy.stats import rankdata
-from torch import Tensor
 
 from cxr.errors import DataError
+
+if TYPE_CHECKING:  # what compares finished runs has no need of torch, which takes seconds to import
+    from torch import Tensor
 
 # Probabilities from a softmax in float32, or read back from a CSV, sum to one within this.
 _SUM_TOLERANCE = 1e-3
 # A wrong answer given with probability 1 would cost infinitely much; this is half a step of float32 below 1.
 _SMALLEST = float(np.finfo(np.float32).eps) / 2
 
-Probabilities = npt.NDArray[np.floating] | Tensor
-Labels = npt.NDArray[np.integer] | Tensor
+Probabilities: TypeAlias = "npt.NDArray[np.floating] | Tensor"
+Labels: TypeAlias = "npt.NDArray[np.integer] | Tensor"
 
 
 class Metrics(dict[str, "float | None"]):
@@ -179,11 +182,15 @@ def _average_precision(scores: npt.NDArray[np.floating], is_positive: npt.NDArra
     return float((steps * found / (ends + 1)).sum())
 
 
+def _as_array(values: Probabilities | Labels) -> npt.NDArray[Any]:
+    """A tensor wherever it lies, or what NumPy takes, as an array."""
+    return values.detach().cpu().numpy() if hasattr(values, "detach") else np.asarray(values)
+
+
 def _checked(
     probabilities: Probabilities, labels: Labels, class_names: Sequence[str], positive: str
 ) -> tuple[npt.NDArray[np.floating], npt.NDArray[np.int64]]:
-    table = probabilities.detach().cpu().numpy() if isinstance(probabilities, Tensor) else np.asarray(probabilities)
-    truth = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
+    table, truth = _as_array(probabilities), _as_array(labels)
     num_classes = len(class_names)
     if positive not in class_names:
         raise DataError(f"positive class {positive!r}: not one of {', '.join(class_names)}")
