@@ -8,7 +8,7 @@ from cxr.command_line import Job, launch
 
 
 def evaluate(job: Job) -> None:
-    """Open the run, score, write metrics, predictions and figures, and record the look at the test set."""
+    """Open the run, score, write metrics, predictions, figures and the report, and record the look at the test set."""
     from cxr.assembly import evaluation_arguments
 
     arguments = evaluation_arguments(job.settings)
@@ -19,5 +19,12 @@ def evaluate(job: Job) -> None:
     report_evaluation(evaluate_run(**arguments))
 
 
+def report(jobs: list[Job]) -> None:
+    """Put the collections of a multirun beside each other."""
+    from cxr.report import report_collections
+
+    report_collections(jobs)
+
+
 if __name__ == "__main__":
-    sys.exit(launch(evaluate, "evaluate"))
+    sys.exit(launch(evaluate, "evaluate", after_sweep=report))

@@ -23,7 +23,9 @@ def test_the_two_commands_and_the_test_command_stand_first() -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_of_the_readme_is_accepted(command: str, tmp_path: Path) -> None:
-    program, *words = shlex.split(re.sub(r"<[^>]*>", "x", command.split("  ")[0]))
+    program, *words = shlex.split(
+        re.sub(r"<([^>]*)>", lambda found: re.sub(r"\W", "_", found[1]), command.split("  ")[0])
+    )
     if "--config-dir" in words:
         pytest.skip("needs a run; tests/test_runs.py repeats one")
     if any(word == "trainer.max_epoch=3" for word in words):

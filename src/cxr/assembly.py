@@ -93,6 +93,22 @@ def build_trainer(settings: Settings, run: OpenRun) -> pl.Trainer:
     return trainer
 
 
+_PASSED_ON = (
+    "batch_size",
+    "num_workers",
+    "tta",
+    "calibration",
+    "operating_points",
+    "abstain",
+    "prevalence",
+    "subgroups",
+    "saliency",
+    "num_resamples",
+    "thumbnails",
+    "tracking",
+)
+
+
 def evaluation_arguments(settings: Settings) -> dict[str, Any]:
     """Keyword arguments of `evaluate_run`.
 
@@ -100,7 +116,8 @@ def evaluation_arguments(settings: Settings) -> dict[str, Any]:
         CheckpointError: there is no checkpoint, said before anything heavy is imported.
         ConfigurationError: there is no such device.
     """
-    find_checkpoint(settings["run"], settings["checkpoint"])
+    for run in settings["run"]:
+        find_checkpoint(run, settings["checkpoint"])
     resolve_devices(settings["trainer"]["gpus"])
     data, paths = settings["data"], settings["paths"]
     external = None
@@ -114,8 +131,7 @@ def evaluation_arguments(settings: Settings) -> dict[str, Any]:
         "data": external,
         "data_name": None if data is None else data["name"],
         "gpus": settings["trainer"]["gpus"],
-        "batch_size": settings["batch_size"],
-        "num_workers": settings["num_workers"],
+        **{name: settings[name] for name in _PASSED_ON},
         "data_dir": None if paths["data"] is None else Path(paths["data"]),
         "cache_dir": None if paths["cache"] is None else Path(paths["cache"]),
         "output_dir": None if paths["output"] is None else Path(paths["output"]),

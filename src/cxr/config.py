@@ -314,12 +314,47 @@ class EvaluateTrainer:
 
 @dataclass
 class EvaluateConfig:
-    run: str = setting(MISSING, "a run directory, or a checkpoint file")
+    run: Any = setting(
+        MISSING,
+        "a run directory or a checkpoint file; several, run=[a,b,c], are averaged, or, as folds of one "
+        "cross-validation, pooled out of fold",
+    )
     checkpoint: str = setting("best", "which checkpoint of a run directory", choices=("best", "last"))
     split: str = setting("test", "which part of the run's own data", choices=("train", "val", "test"))
     data: Data | None = setting(None, "another collection, as one of the data options; null: the run's own data")
+    tta: str = setting(
+        "none",
+        "test-time augmentation: none, flip (and the mirror image), crops (and five crops)",
+        choices=("none", "flip", "crops"),
+    )
+    calibration: str = setting(
+        "temperature",
+        "how probabilities are calibrated, on validation only",
+        choices=("temperature", "platt", "isotonic", "none"),
+    )
+    operating_points: list[str] = setting(
+        ["youden", "sensitivity=0.95", "specificity=0.95"],
+        "thresholds chosen on validation: youden, sensitivity=<share>, specificity=<share>, fixed=<probability>",
+    )
+    abstain: str | None = setting(
+        None, "band without an answer, chosen on validation: share=<share>, both=<share> or between=<low>:<high>"
+    )
+    prevalence: float | None = setting(
+        None, "prevalence for which PPV and NPV are also given; null: as in the images", above=0, below=1
+    )
+    subgroups: list[str] = setting(
+        ["sex", "age", "view", "source", "country"], "columns of the manifest whose subgroups are compared"
+    )
+    saliency: int = setting(
+        64, "images with lung masks whose Grad-CAM is measured, at most; 0: no Grad-CAM at all", at_least=0
+    )
+    num_resamples: int = setting(1000, "resamples of the patients behind every interval", at_least=100)
+    thumbnails: bool = setting(True, "show the most confident mistakes in the report; false: no picture of a patient")
     batch_size: int = setting(32, "images per step", at_least=1)
     num_workers: int = setting(0, "loader processes", at_least=0)
+    tracking: str | None = setting(
+        None, "where the numbers also go: wandb or none; null: as in training", choices=("wandb", "none")
+    )
     paths: EvaluatePaths = setting(EvaluatePaths(), "where things lie")
     trainer: EvaluateTrainer = setting(EvaluateTrainer(), "on what to run")
 

@@ -115,6 +115,8 @@ def check(config: DictConfig, schema: type) -> dict[str, Any]:
         _check_data(plain["data"])
     if schema is TrainConfig:
         _check_training(plain)
+    else:
+        _check_evaluation(plain)
     return plain
 
 
@@ -235,6 +237,40 @@ def _check_source(prefix: str, source: Any) -> dict[str, Any]:
     if "root" in plain and plain["root"] is None:
         raise SettingError(f"data.root: needs a value, data.root=<{table['root'].metadata['meaning']}>")
     return plain
+
+
+def _check_evaluation(plain: dict[str, Any]) -> None:
+    runs = plain["run"] if isinstance(plain["run"], list) else [plain["run"]]
+    if not runs or not all(isinstance(run, (str, int)) and str(run) for run in runs):
+        raise SettingError(f"run={plain['run']}: a run directory or a checkpoint file, or a list of them, run=[a,b]")
+    plain["run"] = [str(run) for run in runs]
+    doubles = sorted({run for run in plain["run"] if plain["run"].count(run) > 1})
+    if doubles:
+        raise SettingError(f"run: {doubles[0]} is given more than once")
+    for text in plain["operating_points"]:
+        kind, _, number = text.partition("=")
+        share = _number(number)
+        if text != "youden" and (
+            kind not in ("sensitivity", "specificity", "fixed") or share is None or not 0 < share <= 1
+        ):
+            raise SettingError(
+                f"operating_points={text}: youden, or sensitivity, specificity or fixed with a number in (0, 1], "
+                "for example sensitivity=0.95"
+            )
+    if plain["abstain"] is not None:
+        kind, _, number = plain["abstain"].partition("=")
+        shares = [_number(part) for part in number.split(":")]
+        known = (kind in ("share", "both") and len(shares) == 1) or (kind == "between" and len(shares) == 2)
+        ordered = all(share is not None and 0 < share < 1 for share in shares) and len(set(shares)) == len(shares)
+        if not known or not ordered:
+            raise SettingError(f"abstain={plain['abstain']}: share=0.1, both=0.95 or between=0.3:0.7")
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
 
 
 def _check_training(plain: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -105,7 +106,9 @@ def report_run(run: OpenRun, trainer: pl.Trainer) -> None:
     on_cpu = trainer.strategy.root_device.type == "cpu"
     best = next(callback for callback in trainer.callbacks if isinstance(callback, BestCheckpoint))  # type: ignore[attr-defined]
     summarise(run.logger, best.best_metrics, best.best_epoch)
-    result = evaluate_run(run.directory.path, split="val", gpus=0 if on_cpu else None)
+    # Jobs of a sweep keep their numbers; pictures of each would cost more than a small training.
+    alone = run.job.sweep_dir is None
+    result = evaluate_run(run.directory.path, split="val", gpus=0 if on_cpu else None, saliency=0, report=alone)
     console = _console()
     if result.entry is not None:
         console.print(metrics_table("validation", result.entry))
@@ -130,8 +133,29 @@ def report_evaluation(result: EvaluationResult) -> None:
     if result.num_looks > 1:
         console.print(f"Look {result.num_looks} at {escape(result.split)} with this run (looks.csv).")
     console.print(f"Predictions: {escape(os.path.relpath(result.predictions_path))}")
-    if result.figures:
-        console.print(f"Figures: {escape(os.path.relpath(result.figures[0].parent))}")
+    if result.report_path is not None:
+        console.print(f"Report: {escape(os.path.relpath(result.report_path))}")
+
+
+def report_collections(jobs: Sequence[Job]) -> None:
+    """Print what a multirun of evaluations found as one table: the run's own splits beside other collections."""
+    from cxr.evaluation.collections_table import collections_table
+    from cxr.evaluation.metrics_file import read_metrics
+
+    for place in dict.fromkeys(_evaluated(job) for job in jobs):
+        if place.metrics_path.is_file():
+            _console().print(collections_table(os.path.relpath(place.path), read_metrics(place.metrics_path)))
+
+
+def _evaluated(job: Job) -> RunDirectory:
+    """Where the results of one run went; an ensemble's lie in a folder that the others of the multirun share."""
+    from cxr.evaluation.run_path import find_checkpoint, run_of
+
+    if job.settings["paths"]["output"] is not None:
+        return RunDirectory(Path(job.settings["paths"]["output"]).absolute())
+    path, _ = find_checkpoint(job.settings["run"][0], job.settings["checkpoint"])
+    run = run_of(path)
+    return RunDirectory(path.with_name(f"{path.stem}_evaluation") if run is None else run)
 
 
 def report_sweep(jobs: Sequence[Job]) -> None:

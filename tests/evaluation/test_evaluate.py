@@ -23,7 +23,7 @@ PROBABILITIES = ["prob_covid", "prob_other"]
 
 
 def evaluate(run: Path, **settings: Any) -> EvaluationResult:
-    return evaluate_run(run, gpus=0, progress=False, **settings)
+    return evaluate_run(run, gpus=0, progress=False, **{"report": False, "num_resamples": 100, **settings})
 
 
 def looks(folder: Path) -> list[dict[str, str]]:
@@ -43,7 +43,7 @@ def draw_folders(root: Path, seed: int = 0, **folders: int) -> dict[str, Any]:
 
 
 def test_the_test_split_is_scored_once_each_and_everything_is_written(run: Path) -> None:
-    result = evaluate(run)
+    result = evaluate(run, report=True)
 
     data = open_run(run).datamodule(progress=False)
     data.setup("test")
@@ -69,7 +69,10 @@ def test_the_test_split_is_scored_once_each_and_everything_is_written(run: Path)
     assert entry["counts"]["positives"] == (labels == 0).sum()
     assert np.sum(entry["confusion_matrix"]["counts"]) == len(records)
 
-    names = {"class_counts", "test_confusion", "test_roc", "test_precision_recall"}
+    names = {"class_counts", "test_confusion", "test_roc", "test_precision_recall", "test_reliability"}
+    assert result.report_path == run / "report.html"
+    assert f"{entry['auroc']['value']:.3f}" in result.report_path.read_text(encoding="utf-8")
+    assert (run / "model_card.md").is_file()
     assert names <= {path.stem for path in result.figures}
     assert all(path.is_file() and path.parent == run / "figures" for path in result.figures)
     assert [look["split"] for look in looks(run)] == ["test"]
@@ -122,9 +125,9 @@ def test_the_training_split_is_scored_without_augmentation_or_sampling(run: Path
 def test_the_training_curves_are_drawn_where_the_run_kept_its_history(run: Path, tmp_path: Path) -> None:
     ward = draw_folders(tmp_path / "ward", **{".": 2})
     (run / "history.csv").write_text("epoch,train/loss,val/loss,lr\n0,0.7,0.6,0.001\n1,0.5,,0.0\n", encoding="utf-8")
-    assert evaluate(run, data=ward).figures == [run / "figures" / "training_curves.png"]
+    assert evaluate(run, data=ward, report=True).figures == [run / "figures" / "training_curves.png"]
     (run / "history.csv").unlink()
-    without = evaluate(run, data=ward)
+    without = evaluate(run, data=ward, report=True)
     assert without.figures == []
     assert any("no training curves" in note for note in without.notes)
 
@@ -132,7 +135,9 @@ def test_the_training_curves_are_drawn_where_the_run_kept_its_history(run: Path,
 def test_another_collection_is_matched_by_class_name_never_by_position(run: Path, tmp_path: Path) -> None:
     settings = draw_folders(tmp_path / "hospital", other=6, covid=3)
     by_folder = evaluate(run, data={**settings, "classes": None})
-    turned = evaluate(run, data={**settings, "classes": {"other": ["other"], "covid": ["covid"]}}, data_name="turned")
+    turned = evaluate(
+        run, data={**settings, "classes": {"other": ["other"], "covid": ["covid"]}}, data_name="turned", report=True
+    )
 
     for result in (by_folder, turned):
         assert result.entry is not None
@@ -163,7 +168,7 @@ def test_classes_that_do_not_match_are_refused_with_both_lists(run: Path, tmp_pa
 
 
 def test_an_absent_class_gives_null_with_a_note_and_no_curve(run: Path, tmp_path: Path) -> None:
-    result = evaluate(run, data={**draw_folders(tmp_path / "hospital", other=4), "classes": None})
+    result = evaluate(run, data={**draw_folders(tmp_path / "hospital", other=4), "classes": None}, report=True)
     assert result.entry is not None
     assert result.entry["auroc"]["value"] is None
     assert result.entry["auroc"]["reason"] == "no image of class covid"
@@ -173,7 +178,7 @@ def test_an_absent_class_gives_null_with_a_note_and_no_curve(run: Path, tmp_path
 
 
 def test_unlabelled_images_give_predictions_only(run: Path, tmp_path: Path) -> None:
-    result = evaluate(run, data=draw_folders(tmp_path / "ward", **{".": 5}), data_name="ward")
+    result = evaluate(run, data=draw_folders(tmp_path / "ward", **{".": 5}), data_name="ward", report=True)
     assert result.entry is None
     assert len(pd.read_csv(run / "predictions" / "ward.csv")) == 5
     assert result.predictions["label"].isna().all()

@@ -14,6 +14,7 @@ def table_of(images: list[str], probabilities: np.ndarray, **columns: list[objec
         {
             "image": images,
             "patient": columns.get("patient", ["p"] * len(images)),
+            "group": "g",
             "source": "s",
             "label": columns.get("label", ["covid"] * len(images)),
         },
@@ -48,6 +49,7 @@ def test_probabilities_are_read_back_exactly(tmp_path: Path) -> None:
     assert list(back.columns) == [
         "image",
         "patient",
+        "group",
         "source",
         "label",
         "prob_covid",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,27 +13,32 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+import yaml
 from numpy.typing import NDArray
+from torch import Tensor
 
 from cxr.errors import ConfigurationError
+from cxr.evaluation.answers import Answers, answer, require_same_task
+from cxr.evaluation.assessment import Wishes, assess
+from cxr.evaluation.assessment_figures import draw_assessment
+from cxr.evaluation.bands import COLUMNS
 from cxr.evaluation.checkpoint import OpenedRun, open_run
-from cxr.evaluation.curves import threshold_rates
-from cxr.evaluation.figures import (
-    draw_class_counts,
-    draw_confusion,
-    draw_precision_recall,
-    draw_roc,
-    draw_training_curves,
-)
+from cxr.evaluation.fitting import fit_or_recall
 from cxr.evaluation.looks import record_look
-from cxr.evaluation.metrics import measure
 from cxr.evaluation.metrics_file import merge_metrics, read_metrics
+from cxr.evaluation.mistakes import Mistake, find_mistakes
+from cxr.evaluation.model_card import write_model_card
 from cxr.evaluation.predictions import predictions_table, write_predictions
-from cxr.evaluation.scoring import score
+from cxr.evaluation.report_page import write_report
+from cxr.evaluation.saliency_entry import saliency_entry
 from cxr.evaluation.subject import Subject, other_collection, own_split
+from cxr.evaluation.tracked import track_evaluation
 from cxr.training.accelerators import resolve_devices
 from cxr.training.metrics import predicted_classes
 from cxr.training.run_directory import RunDirectory
+from cxr.training.tracking import build_logger, finish, tracked_run_id
+
+OPERATING_POINTS = ("youden", "sensitivity=0.95", "specificity=0.95")
 
 
 @dataclass(frozen=True)
@@ -46,8 +52,9 @@ class EvaluationResult:
         output_dir: the run, or the folder that was given.
         predictions_path: ``predictions/<split>.csv`` therein.
         metrics_path: ``metrics.json`` therein.
+        report_path: ``report.html`` therein; None where no image has a label, or none was asked for.
         figures: the PNG files that were drawn.
-        checkpoint_path: what was evaluated.
+        checkpoint_path: what was evaluated; of several networks, the first.
         num_looks: how often this split has been scored in this run, this time included.
         warnings: what puts the numbers in doubt; to be said first.
         notes: what else must be known.
@@ -59,6 +66,7 @@ class EvaluationResult:
     output_dir: Path
     predictions_path: Path
     metrics_path: Path
+    report_path: Path | None
     figures: list[Path]
     checkpoint_path: Path
     num_looks: int
@@ -67,7 +75,7 @@ class EvaluationResult:
 
 
 def evaluate_run(
-    run: str | Path,
+    run: str | Path | Sequence[str | Path],
     *,
     which: str = "best",
     split: str = "test",
@@ -79,21 +87,47 @@ def evaluate_run(
     num_workers: int | None = None,
     cache_dir: str | Path | None = None,
     data_dir: str | Path | None = None,
+    tta: str = "none",
+    calibration: str = "temperature",
+    operating_points: Sequence[str] = OPERATING_POINTS,
+    abstain: str | None = None,
+    prevalence: float | None = None,
+    subgroups: Sequence[str] = COLUMNS,
+    saliency: int = 64,
+    num_resamples: int = 1000,
+    report: bool = True,
+    thumbnails: bool = True,
+    tracking: str | None = "none",
     progress: bool = True,
 ) -> EvaluationResult:
     """Score a split of the run's own data, or another collection, and write and record everything.
 
+    Calibration and thresholds are fitted to the validation split and to nothing else, kept in ``calibration.json``,
+    and applied unchanged to whatever is scored.
+
     Args:
-        run: a run directory or a checkpoint file.
+        run: a run directory or a checkpoint file; several are averaged or, as folds of one cross-validation, pooled,
+            see `cxr.evaluation.answers.answer`.
         which: 'best' or 'last' checkpoint of a run directory.
         split: 'train', 'val' or 'test'; of no meaning with `data`.
         data: another collection: ``sources`` and ``classes``, ``views``, ``download``, ``max_unreadable`` of
             `CXRDataModule`. Its images are prepared as in training.
         data_name: names its results; None: the names of its sources.
-        output_dir: receives the results; None: the run, or ``<stem>_evaluation`` beside a lone checkpoint.
+        output_dir: receives the results; None: the run, ``<stem>_evaluation`` beside a lone checkpoint, or
+            ``ensemble_<digest>`` beside the first of several runs.
         gpus: None = one accelerator if there is one; 0 = CPU; 1 = one GPU.
         batch_size: images in a batch; None = four times as many as in training.
         num_workers, cache_dir, data_dir: None = as in training.
+        tta: see `cxr.evaluation.test_time.views`.
+        calibration: see `cxr.evaluation.calibration.fit_calibration`.
+        operating_points, abstain: see `cxr.evaluation.operating_points.choose_operating_points`.
+        prevalence: for which PPV and NPV are also given, above 0 and below 1.
+        subgroups: columns of the manifest.
+        saliency: images with lung masks whose Grad-CAM is measured, at most; 0 leaves Grad-CAM out.
+        num_resamples: resamples of the patients behind every interval.
+        report: draw the figures and write ``report.html`` and ``model_card.md``; False: numbers only.
+        thumbnails: show radiographs in the report.
+        tracking: 'wandb' or 'none'; None: as in training.
         progress: show bars on a terminal.
 
     Raises:
@@ -107,8 +141,11 @@ def evaluate_run(
     if data is None and data_name is not None:
         raise ConfigurationError(f"data_name={data_name!r}: names another collection; give data, or leave it out")
     device = torch.device(resolve_devices(gpus)["accelerator"])
-    opened = open_run(run, which)
-    place = RunDirectory(_output_dir(opened, output_dir))
+    runs = [open_run(each, which) for each in ([run] if isinstance(run, (str, Path)) else run)]
+    require_same_task(runs)
+    digests = [_sha256(each.path) for each in runs]
+    digest = digests[0] if len(runs) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+    place = RunDirectory(_output_dir(runs, output_dir, digest))
     read_metrics(place.metrics_path)  # a damaged file is found before an hour of scoring, not after
     overrides = {
         "evaluation_batch_size": batch_size,
@@ -118,45 +155,100 @@ def evaluate_run(
         "progress": progress,
     }
     if data is None:
-        subject = own_split(opened, split, **overrides)
+        subjects = [own_split(each, split, **overrides) for each in runs]
     else:
-        subject = other_collection(opened, data, data_name, **overrides)
-    scores = score(
-        opened.module,
-        subject.batches,
-        device,
-        num_images=len(subject.records),
-        title=f"Scoring {subject.title}",
-        progress=progress,
-    )
-    sha256 = _sha256(opened.path)
+        subjects = [other_collection(each, data, data_name, **overrides) for each in runs]
+    answers = answer(runs, subjects, device, tta=tta, progress=progress)
+    subject = answers.subject
     num_looks = record_look(
         place.looks_path,
         split=subject.name,
-        checkpoint=opened.path.name,
-        checkpoint_sha256=sha256,
+        checkpoint=runs[0].path.name if len(runs) == 1 else f"{len(runs)} networks",
+        checkpoint_sha256=digest,
         num_images=len(subject.records),
     )
-    class_names, positive = opened.module.class_names, opened.module.positive
+    class_names, positive = runs[0].module.class_names, runs[0].module.positive
+    target = class_names.index(positive)
+    labelled = subject.labels >= 0
+
+    def validation() -> Answers:
+        if data is None and split == "val":
+            return answers
+        return answer(runs, [own_split(each, "val", **overrides) for each in runs], device, tta=tta, progress=progress)
+
+    fitted, notes = None, []
+    if answers.folds:
+        notes.append("no calibration and no thresholds: each network of a cross-validation has its own, in its own run")
+    else:
+        fitted, notes = fit_or_recall(
+            _calibration_path(runs, place, tta),
+            validation,
+            class_names,
+            positive,
+            method=calibration,
+            rules=operating_points,
+            abstain=abstain,
+            checkpoint=runs[0].path.name if len(runs) == 1 else f"{len(runs)} networks",
+            checkpoint_sha256=digest,
+        )
+
     threshold = 0.5 if len(class_names) == 2 else None
-    called = predicted_classes(scores.probabilities, class_names.index(positive))
+    called = predicted_classes(answers.probabilities, target)
     predictions = predictions_table(
-        subject.records, scores.probabilities, [class_names[place] for place in called], class_names, threshold
+        subject.records,
+        answers.probabilities,
+        [class_names[number] for number in called],
+        class_names,
+        threshold,
+        calibrated=None if fitted is None else fitted.calibration.apply(answers.probabilities)[:, target],
     )
     predictions_path = place.predictions_dir / f"{subject.name}.csv"
     write_predictions(predictions, predictions_path)
 
-    entry = None
-    if (subject.labels >= 0).any():
-        entry = _entry(opened, subject, scores.probabilities, threshold) | {
-            "checkpoint": opened.path.name,
-            "checkpoint_sha256": sha256,
-            "epoch": opened.epoch,
+    entry: dict[str, Any] | None = None
+    figures: list[Path] = []
+    report_path = None
+    if labelled.any():
+        wishes = Wishes(prevalence=prevalence, subgroups=subgroups, num_resamples=num_resamples, seed=0)
+        entry = assess(answers, class_names, positive, _training_counts(runs), fitted, wishes)
+        entry |= {
+            "checkpoint": runs[0].path.name,
+            "checkpoint_sha256": digest,
+            "epoch": runs[0].epoch,
+            "networks": len(runs),
+            "tta": tta,
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
             "looks": num_looks,
         }
+        entry["notes"] = [*entry["notes"], *notes]
+        if report and saliency and len(runs) == 1:
+            entry["saliency"], panels = saliency_entry(
+                runs[0].module,
+                _Labelled(subject, np.flatnonzero(labelled)),
+                subject.records[labelled].reset_index(drop=True),
+                answers.probabilities[labelled],
+                subject.labels[labelled],
+                class_names,
+                positive,
+                figures_dir=place.figures_dir,
+                name=subject.name,
+                title=subject.title,
+                threshold=threshold,
+                limit=saliency,
+            )
+            figures += panels
         merge_metrics(place.metrics_path, subject.name, entry)
-    figures, notes = _draw(opened, subject, scores.probabilities, entry, place)
+    if report:
+        drawn, undrawn = draw_assessment(runs[0], answers, entry, fitted, place, num_resamples=num_resamples)
+        figures, notes = [*drawn, *figures], [*notes, *undrawn]
+    if report and entry is not None:
+        mistakes = _with_pixels(subject, find_mistakes(predictions)) if thumbnails and not answers.folds else None
+        report_path = write_report(
+            place, mistakes=None if mistakes is None else {subject.name: mistakes}, thumbnails=thumbnails
+        )
+        write_model_card(place)
+    if entry is not None:
+        _track(runs, place, subject, entry, answers, tracking)
     return EvaluationResult(
         split=subject.name,
         entry=entry,
@@ -164,107 +256,101 @@ def evaluate_run(
         output_dir=place.path,
         predictions_path=predictions_path,
         metrics_path=place.metrics_path,
+        report_path=report_path,
         figures=figures,
-        checkpoint_path=opened.path,
+        checkpoint_path=runs[0].path,
         num_looks=num_looks,
         warnings=subject.warnings,
-        notes=[*opened.notes, *subject.notes, *notes],
+        notes=[*(note for each in runs for note in each.notes), *subject.notes, *notes],
     )
 
 
-def _output_dir(opened: OpenedRun, output_dir: str | Path | None) -> Path:
+@dataclass(frozen=True)
+class _Labelled:
+    """The prepared images of the records that have a label, by row among these."""
+
+    subject: Subject
+    rows: NDArray[np.int64]
+
+    def __getitem__(self, rows: NDArray[np.int64]) -> Tensor:
+        return self.subject.images(self.rows[rows])
+
+
+def _output_dir(runs: Sequence[OpenedRun], output_dir: str | Path | None, digest: str) -> Path:
     if output_dir is not None:
         return Path(output_dir).expanduser()
-    return opened.path.with_name(f"{opened.path.stem}_evaluation") if opened.run_dir is None else opened.run_dir
+    first = runs[0]
+    beside = first.path if first.run_dir is None else first.run_dir
+    if len(runs) > 1:
+        return beside.with_name(f"ensemble_{digest[:8]}")
+    return first.path.with_name(f"{first.path.stem}_evaluation") if first.run_dir is None else first.run_dir
+
+
+def _calibration_path(runs: Sequence[OpenedRun], place: RunDirectory, tta: str) -> Path:
+    """In the run itself, wherever the results go: other collections find it there."""
+    own = runs[0].run_dir if len(runs) == 1 else None
+    name = "calibration.json" if tta == "none" else f"calibration_{tta}.json"
+    return (place.path if own is None else own) / name
+
+
+def _training_counts(runs: Sequence[OpenedRun]) -> Counter[str]:
+    known = runs[0].training_split
+    return Counter(known.loc[known["split"] == "train", "label"]) if "label" in known else Counter()
+
+
+def _with_pixels(subject: Subject, mistakes: Sequence[Mistake]) -> list[Mistake]:
+    if not mistakes:
+        return []
+    pixels = subject.images(np.array([mistake.row for mistake in mistakes]))[:, 0].numpy()
+    return [replace(mistake, pixels=image) for mistake, image in zip(mistakes, pixels, strict=True)]
+
+
+def _track(
+    runs: Sequence[OpenedRun],
+    place: RunDirectory,
+    subject: Subject,
+    entry: Mapping[str, Any],
+    answers: Answers,
+    tracking: str | None,
+) -> None:
+    """Send the evaluation to W&B as a run of its own, which names the run that was trained."""
+    settings: dict[str, Any] = {}
+    if runs[0].run_dir is not None and RunDirectory(runs[0].run_dir).config_path.is_file():
+        settings = yaml.safe_load(RunDirectory(runs[0].run_dir).config_path.read_text(encoding="utf-8")) or {}
+    logger_settings = settings.get("logger") or {}
+    kind = tracking if tracking is not None else logger_settings.get("name", "none")
+    if kind != "wandb":
+        return
+    name = settings.get("name", "evaluation")
+    trained = [
+        None if each.run_dir is None else tracked_run_id(RunDirectory(each.run_dir).tracking_dir) for each in runs
+    ]
+    logger = build_logger(
+        "wandb",
+        tracking_dir=place.tracking_dir,
+        config={
+            "evaluated": subject.name,
+            "trained_run": trained[0] if len(runs) == 1 else trained,
+            "checkpoint_sha256": entry["checkpoint_sha256"],
+            "epoch": entry["epoch"],
+            "tta": entry["tta"],
+            "training": settings,
+        },
+        name=f"{name}/{place.path.name}: {subject.name}",
+        project=logger_settings.get("project", "cxr"),
+        entity=logger_settings.get("entity"),
+        group=logger_settings.get("group") or name,
+        job_type="evaluate",
+    )
+    status = 1
+    try:
+        module = runs[0].module
+        track_evaluation(logger, subject.name, entry, subject.labels, answers.probabilities, module.class_names)
+        status = 0
+    finally:
+        finish(logger, status)
 
 
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _entry(
-    opened: OpenedRun, subject: Subject, probabilities: NDArray[np.float32], threshold: float | None
-) -> dict[str, Any]:
-    class_names, positive = opened.module.class_names, opened.module.positive
-    labelled = subject.labels >= 0
-    labels = subject.labels[labelled]
-    per_class = np.bincount(labels, minlength=len(class_names)).tolist()
-    return {
-        **measure(probabilities[labelled], labels, class_names, positive, subject.majority),
-        "counts": {
-            "images": int(labelled.sum()),
-            "patients": int(subject.records.loc[labelled, "group"].nunique()),
-            "positives": per_class[class_names.index(positive)],
-            "classes": dict(zip(class_names, per_class, strict=True)),
-            "unlabelled": int((~labelled).sum()),
-        },
-        "positive": positive,
-        "threshold": threshold,
-        "majority_class": subject.majority,
-        "majority_of": subject.majority_of,
-        "warnings": subject.warnings,
-        "notes": subject.notes,
-    }
-
-
-def _draw(
-    opened: OpenedRun,
-    subject: Subject,
-    probabilities: NDArray[np.float32],
-    entry: Mapping[str, Any] | None,
-    place: RunDirectory,
-) -> tuple[list[Path], list[str]]:
-    """Draw what there is to see; say what could not be drawn."""
-    drawn: list[Path] = []
-    notes: list[str] = []
-
-    def figure(name: str) -> Path:
-        drawn.append(place.figures_dir / f"{name}.png")
-        return drawn[-1]
-
-    if opened.run_dir is not None:
-        history_path = RunDirectory(opened.run_dir).history_path
-        path = place.figures_dir / "training_curves.png"
-        if history_path.is_file() and draw_training_curves(pd.read_csv(history_path), path, opened.epoch):
-            drawn.append(path)
-        else:
-            notes.append(f"no training curves: {history_path} is missing or empty")
-    if entry is None:
-        return drawn, notes
-    own = len(subject.class_counts) > 1
-    draw_class_counts(subject.class_counts, figure("class_counts" if own else f"{subject.name}_class_counts"))
-    matrix = np.array(entry["confusion_matrix"]["counts"])
-    class_names, positive = opened.module.class_names, opened.module.positive
-    draw_confusion(
-        matrix, class_names, figure(f"{subject.name}_confusion"), title=subject.title, majority=subject.majority
-    )
-    num_images, num_positives = entry["counts"]["images"], entry["counts"]["positives"]
-    if num_positives in (0, num_images):
-        notes.append(f"no ROC and no precision-recall curve: {entry['auroc']['reason']}")
-        return drawn, notes
-    labelled, target = subject.labels >= 0, class_names.index(positive)
-    rates = threshold_rates(probabilities[labelled, target], subject.labels[labelled] == target)
-    rest = class_names[1 - target] if len(class_names) == 2 else "the rest"
-    title = f"{subject.title}: {positive} against {rest}"
-    sides = (
-        f"{num_positives:,} {positive}, {num_images - num_positives:,} {rest}; {entry['counts']['patients']:,} patients"
-    )
-    draw_roc(
-        rates,
-        figure(f"{subject.name}_roc"),
-        title=title,
-        sides=sides,
-        auroc=entry["auroc"]["value"],
-        threshold=entry["threshold"],
-    )
-    draw_precision_recall(
-        rates,
-        figure(f"{subject.name}_precision_recall"),
-        title=title,
-        sides=sides,
-        average_precision=entry["average_precision"]["value"],
-        prevalence=num_positives / num_images,
-        threshold=entry["threshold"],
-    )
-    return drawn, notes

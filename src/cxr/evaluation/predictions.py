@@ -22,25 +22,31 @@ def predictions_table(
     predicted: Sequence[str],
     class_names: Sequence[str],
     threshold: float | None,
+    calibrated: NDArray[np.float32] | None = None,
 ) -> pd.DataFrame:
     """The table of a split, in the order of its records.
 
     Args:
-        records: (N,) rows of the manifest: columns ``image``, ``patient``, ``source``, ``label`` (None: unlabelled).
+        records: (N,) rows of the manifest: columns ``image``, ``patient``, ``group``, ``source``, ``label`` (None:
+            unlabelled).
         probabilities: (N, C) rows as `records`, columns as `class_names`.
         predicted: (N,) class names.
         class_names: (C,).
         threshold: the probability of the positive class from which it was predicted; None where the likeliest of
             more than two classes was.
+        calibrated: (N,) calibrated probability of the positive class; None: there is no calibration.
 
     Returns:
-        Columns image, patient, source, label, prob_<class> each, predicted, threshold.
+        Columns image, patient, group, source, label, prob_<class> each, predicted, threshold, and, where given,
+        prob_calibrated.
     """
-    table = records[["image", "patient", "source", "label"]].reset_index(drop=True)
+    table = records[["image", "patient", "group", "source", "label"]].reset_index(drop=True)
     for place, name in enumerate(class_names):
         table[f"prob_{name}"] = probabilities[:, place]
     table["predicted"] = list(predicted)
     table["threshold"] = np.nan if threshold is None else threshold
+    if calibrated is not None:
+        table["prob_calibrated"] = calibrated
     return table
 
 

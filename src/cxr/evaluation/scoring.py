@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 
 from cxr.errors import DivergedError
+from cxr.evaluation.test_time import views
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,10 @@ def score(
     *,
     num_images: int,
     title: str,
+    tta: str = "none",
     progress: bool = True,
 ) -> Scores:
-    """Run the network over the batches, without gradients, augmentation or dropout.
+    """Run the network over the batches, without gradients or dropout.
 
     Args:
         module: maps images uint8 (B, 1, H, W) to logits (B, C).
@@ -45,6 +47,7 @@ def score(
         device: where the network runs.
         num_images: how many images the batches hold together.
         title: what the progress bar says.
+        tta: the views of each image whose probabilities are averaged, see `cxr.evaluation.test_time.views`.
         progress: whether a bar is shown on a terminal.
 
     Raises:
@@ -61,8 +64,9 @@ def score(
     ):
         task = bar.add_task(title, total=num_images)
         for batch in batches:
-            logits = module(batch["image"].to(device, non_blocking=True))
-            probabilities.append(logits.float().softmax(dim=1).cpu().numpy())
+            images = batch["image"].to(device, non_blocking=True)
+            answers = [module(view).float().softmax(dim=1) for view in views(images, tta)]
+            probabilities.append(torch.stack(answers).mean(dim=0).cpu().numpy())
             index.append(batch["index"].cpu().numpy())
             bar.advance(task, len(index[-1]))
     order = np.argsort(np.concatenate(index))

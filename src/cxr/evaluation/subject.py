@@ -53,6 +53,12 @@ class Subject:
     warnings: list[str]
     notes: list[str]
 
+    def images(self, rows: NDArray[np.int64]) -> Tensor:
+        """The prepared images uint8 (n, 1, H, W) of n rows (counted from 0) of `records`."""
+        index = self.records.index.to_numpy(np.int64)[rows]
+        images: Tensor = self.batches.dataset[index]["image"]
+        return images
+
 
 def own_split(opened: OpenedRun, split: str, **overrides: Any) -> Subject:
     """A split of the data that the network was trained on, divided as in training.

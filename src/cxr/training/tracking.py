@@ -32,6 +32,7 @@ def build_logger(
     entity: str | None = None,
     group: str | None = None,
     tags: Sequence[str] = (),
+    job_type: str = "train",
 ) -> Logger | None:
     """Open the tracking of one run; close it with `finish`.
 
@@ -46,6 +47,7 @@ def build_logger(
         config: the run's settings as a plain nested dict.
         name: of the run.
         project, entity, group, tags: of W&B.
+        job_type: of W&B: ``train`` or ``evaluate``.
 
     Returns:
         A logger for the Trainer; None for ``none``, in every process of a distributed run but the first, and where W&B
@@ -68,7 +70,14 @@ def build_logger(
         except ModuleNotFoundError:
             raise ConfigurationError("logger.name=tensorboard: install it with the extra cxr[tensorboard]") from None
     return _open_wandb(
-        tracking_dir, project=project, entity=entity, name=name, group=group, tags=list(tags), config=dict(config)
+        tracking_dir,
+        project=project,
+        entity=entity,
+        name=name,
+        group=group,
+        tags=list(tags),
+        config=dict(config),
+        job_type=job_type,
     )
 
 
@@ -82,6 +91,12 @@ def summarise(logger: Logger | None, best: Mapping[str, float], best_epoch: int 
         if best_epoch is not None:
             summary["best/epoch"] = float(best_epoch)
         logger.experiment.summary.update(summary)
+
+
+def tracked_run_id(tracking_dir: str | Path) -> str | None:
+    """The W&B id of the newest run in this folder, online or offline; None where there is none."""
+    runs = [path for path in (Path(tracking_dir) / "wandb").glob("*run-*-*") if path.is_dir()]
+    return max(runs, key=lambda path: path.name.split("run-")[1]).name.rsplit("-", 1)[1] if runs else None
 
 
 def finish(logger: Logger | None, exit_code: int) -> None:
@@ -152,7 +167,7 @@ def _init(tracking_dir: Path, mode: str, about: Mapping[str, Any]) -> Any:
         init_timeout=_INIT_TIMEOUT,
         finish_timeout=_FINISH_TIMEOUT,
     )
-    return wandb.init(dir=str(tracking_dir), job_type="train", settings=settings, **about)
+    return wandb.init(dir=str(tracking_dir), settings=settings, **about)
 
 
 def _has_key() -> bool:
