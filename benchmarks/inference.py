@@ -65,7 +65,13 @@ def read_arguments() -> argparse.Namespace:
 
 
 def compare(given: argparse.Namespace) -> int:
-    rows, missed = [], False
+    print(
+        f"{given.backbone}, {given.images} images a turn, {given.rounds} rounds, {given.threads} threads on "
+        f"{os.cpu_count()} cores; milliseconds per image: median (lowest-highest)\n"
+    )
+    print("| image side | batch | cxr | eager | ratio | wanted | largest difference | probabilities |")
+    print("|---:|---:|---:|---:|---:|---|---:|---|", flush=True)
+    missed = False
     for size in given.sizes:
         spread = Side("weights", given, size).end()["spread"]
         sides = {name: Side(name, given, size) for name in ("cxr", "eager")}
@@ -86,19 +92,13 @@ def compare(given: argparse.Namespace) -> int:
             )
             missed = missed or ratio < REQUIRED.get(size, 0) or not difference <= TOLERANCE
             wanted = f"at least {REQUIRED[size]}" if size in REQUIRED else "-"
-            rows.append(
+            print(  # at once: what an interrupted run has measured is not lost
                 f"| {size} | {batch_size} | {around(cxr)} | {around(eager)} | {ratio:.2f} | {wanted} "
-                f"| {difference:.1e} | {spread[0]:.3f}-{spread[1]:.3f} |"
+                f"| {difference:.1e} | {spread[0]:.3f}-{spread[1]:.3f} |",
+                flush=True,
             )
         for side in sides.values():
             side.end()
-    print(
-        f"{given.backbone}, {given.images} images a turn, {given.rounds} rounds, {given.threads} threads on "
-        f"{os.cpu_count()} cores; milliseconds per image: median (lowest-highest)\n"
-    )
-    print("| image side | batch | cxr | eager | ratio | wanted | largest difference | probabilities |")
-    print("|---:|---:|---:|---:|---:|---|---:|---|")
-    print("\n".join(rows))
     return 1 if missed else 0
 
 

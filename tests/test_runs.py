@@ -111,8 +111,9 @@ def test_evaluate_scores_the_test_split_and_records_the_look(
     trained: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
     folder, _ = trained
-    done = run("evaluate", f"run={folder}", "trainer.gpus=0", cwd=tmp_path)
+    done = run("evaluate", f"run={folder}", "trainer.gpus=0", "saliency=2", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+    assert (folder / "report.html").is_file()
     metrics = json.loads((folder / "metrics.json").read_text())
     split = pd.read_csv(folder / "split.csv", dtype=str)
     predictions = pd.read_csv(folder / "predictions" / "test.csv", dtype={"patient": str})
@@ -125,7 +126,7 @@ def test_evaluate_scores_the_test_split_and_records_the_look(
     assert metrics["test"]["accuracy"]["baseline"] == pytest.approx((predictions["label"] == majority).mean())
     assert looks_at_test(folder) == 1
     assert any(path.name.startswith("test") for path in (folder / "figures").glob("*.png"))
-    again = run("evaluate", f"run={folder / 'checkpoints' / 'best.ckpt'}", "trainer.gpus=0", cwd=tmp_path)
+    again = run("evaluate", f"run={folder / 'checkpoints' / 'best.ckpt'}", "trainer.gpus=0", "saliency=0", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert looks_at_test(folder) == 2
 

@@ -106,9 +106,8 @@ def report_run(run: OpenRun, trainer: pl.Trainer) -> None:
     on_cpu = trainer.strategy.root_device.type == "cpu"
     best = next(callback for callback in trainer.callbacks if isinstance(callback, BestCheckpoint))  # type: ignore[attr-defined]
     summarise(run.logger, best.best_metrics, best.best_epoch)
-    # Jobs of a sweep keep their numbers; pictures of each would cost more than a small training.
-    alone = run.job.sweep_dir is None
-    result = evaluate_run(run.directory.path, split="val", gpus=0 if on_cpu else None, saliency=0, report=alone)
+    # The metrics only: pictures and subgroups of every job of a sweep would cost more than a small training.
+    result = evaluate_run(run.directory.path, split="val", gpus=0 if on_cpu else None, subgroups=(), report=False)
     console = _console()
     if result.entry is not None:
         console.print(metrics_table("validation", result.entry))

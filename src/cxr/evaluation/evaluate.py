@@ -235,6 +235,7 @@ def evaluate_run(
                 title=subject.title,
                 threshold=threshold,
                 limit=saliency,
+                randomised=min(16, saliency),
             )
             figures += panels
         merge_metrics(place.metrics_path, subject.name, entry)
