@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 from cxr.command_line import Job, launch
+
+FOLDERS: list[Path] = []  # that received metrics, of all jobs of a multirun
 
 
 def evaluate(job: Job) -> None:
@@ -16,14 +19,17 @@ def evaluate(job: Job) -> None:
     from cxr.evaluation.evaluate import evaluate_run
     from cxr.report import report_evaluation
 
-    report_evaluation(evaluate_run(**arguments))
+    result = evaluate_run(**arguments)
+    report_evaluation(result)
+    if result.entry is not None:
+        FOLDERS.append(result.output_dir)
 
 
 def report(jobs: list[Job]) -> None:
     """Put the collections of a multirun beside each other."""
     from cxr.report import report_collections
 
-    report_collections(jobs)
+    report_collections(FOLDERS)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,6 @@ import json
 import os
 import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -38,6 +37,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from child_process import ChildProcess
 
 CONF_DIR = Path(__file__).resolve().parents[1] / "conf"
 REQUIRED = {("train", 224): 1.5, ("train", 512): 1.15, ("val", 224): 2.2}
@@ -174,12 +175,12 @@ def spread(costs: list[float]) -> str:
 
 def take_turns(given: argparse.Namespace, table: Path, size: int) -> dict[str, list[Turn]]:
     """Side -> what each of its turns took; the first is left out."""
-    sides = {"network alone": Side("network", given, table, size), "cxr": Side("cxr", given, table, size)}
-    sides |= {name: Side("fastai", given, table, size, num_workers) for name, num_workers in FASTAI.items()}
+    sides = {"network alone": start("network", given, table, size), "cxr": start("cxr", given, table, size)}
+    sides |= {name: start("fastai", given, table, size, num_workers) for name, num_workers in FASTAI.items()}
     turns: dict[str, list[Turn]] = {name: [] for name in sides}
     for number in range(given.rounds + 1):
         for name, side in sides.items():
-            turn = side.run_epoch()
+            turn: Turn = side.ask("go")
             if number > 0:
                 turns[name].append(turn)
     for side in sides.values():
@@ -187,50 +188,22 @@ def take_turns(given: argparse.Namespace, table: Path, size: int) -> dict[str, l
     return turns
 
 
-class Side:
-    """A child process that trains, an epoch whenever it is told to."""
-
-    def __init__(
-        self, name: str, given: argparse.Namespace, table: Path, size: int, num_workers: int | None = None
-    ) -> None:
-        options = {
-            "--data": given.data,
-            "--sizes": size,
-            "--images": given.images,
-            "--rounds": given.rounds + 1,
-            "--batch-size": given.batch_size,
-            "--threads": given.threads,
-            "--backbone": given.backbone,
-            "--side": name,
-            "--table": table,
-        }
-        if num_workers is not None:
-            options["--fastai-workers"] = num_workers
-        words = [str(word) for option in options.items() for word in option]
-        self._name = name
-        self._process = subprocess.Popen(
-            [sys.executable, __file__, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        self._read()  # it is ready
-
-    def run_epoch(self) -> Turn:
-        assert self._process.stdin is not None
-        self._process.stdin.write("go\n")
-        self._process.stdin.flush()
-        return self._read()
-
-    def end(self) -> None:
-        self._process.communicate()
-        if self._process.returncode != 0:
-            raise SystemExit(f"{self._name}: ended with status {self._process.returncode}")
-
-    def _read(self) -> Turn:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise SystemExit(f"{self._name}: ended with status {self._process.wait()}")
-        answer: Turn = json.loads(line)
-        return answer
+def start(name: str, given: argparse.Namespace, table: Path, size: int, num_workers: int | None = None) -> ChildProcess:
+    """A side that trains, an epoch whenever it is told to."""
+    options = {
+        "--data": given.data,
+        "--sizes": size,
+        "--images": given.images,
+        "--rounds": given.rounds + 1,
+        "--batch-size": given.batch_size,
+        "--threads": given.threads,
+        "--backbone": given.backbone,
+        "--side": name,
+        "--table": table,
+    }
+    if num_workers is not None:
+        options["--fastai-workers"] = num_workers
+    return ChildProcess(name, __file__, options)
 
 
 # ------------------------------------------------------------------------------------------------------- in a child

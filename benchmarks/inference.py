@@ -21,13 +21,14 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from child_process import ChildProcess
 
 REQUIRED = {512: 1.5}
 TOLERANCE = 1e-5
@@ -73,13 +74,15 @@ def compare(given: argparse.Namespace) -> int:
     print("|---:|---:|---:|---:|---:|---|---:|---|", flush=True)
     missed = False
     for size in given.sizes:
-        spread = Side("weights", given, size).end()["spread"]
-        sides = {name: Side(name, given, size) for name in ("cxr", "eager")}
+        weights = start("weights", given, size)
+        weights.end()
+        spread = weights.last["spread"]
+        sides = {name: start(name, given, size) for name in ("cxr", "eager")}
         for batch_size in given.batch_sizes:
             turns: dict[str, list[Turn]] = {name: [] for name in sides}
             for number in range(given.rounds + 1):
                 for name, side in sides.items():
-                    turn = side.run(batch_size)
+                    turn: Turn = side.ask(str(batch_size))
                     if number > 0:
                         turns[name].append(turn)
             cxr, eager = ([turn["ms_per_image"] for turn in turns[name]] for name in sides)
@@ -106,46 +109,17 @@ def around(costs: list[float]) -> str:
     return f"{statistics.median(costs):.0f} ({min(costs):.0f}-{max(costs):.0f})"
 
 
-class Side:
-    """A child process that answers a line with a line."""
-
-    def __init__(self, name: str, given: argparse.Namespace, size: int) -> None:
-        options = {
-            "--sizes": size,
-            "--images": given.images,
-            "--batch-sizes": 1,
-            "--threads": given.threads,
-            "--backbone": given.backbone,
-            "--weights": given.weights,
-            "--side": name,
-        }
-        words = [str(word) for option in options.items() for word in option]
-        self._name = name
-        self._process = subprocess.Popen(
-            [sys.executable, __file__, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        self._last = self._read()  # it is ready
-
-    def run(self, batch_size: int) -> Turn:
-        assert self._process.stdin is not None
-        self._process.stdin.write(f"{batch_size}\n")
-        self._process.stdin.flush()
-        self._last = self._read()
-        return self._last
-
-    def end(self) -> Turn:
-        self._process.communicate()
-        if self._process.returncode != 0:
-            raise SystemExit(f"{self._name}: ended with status {self._process.returncode}")
-        return self._last
-
-    def _read(self) -> Turn:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise SystemExit(f"{self._name}: ended with status {self._process.wait()}")
-        answer: Turn = json.loads(line)
-        return answer
+def start(name: str, given: argparse.Namespace, size: int) -> ChildProcess:
+    options = {
+        "--sizes": size,
+        "--images": given.images,
+        "--batch-sizes": 1,
+        "--threads": given.threads,
+        "--backbone": given.backbone,
+        "--weights": given.weights,
+        "--side": name,
+    }
+    return ChildProcess(name, __file__, options)
 
 
 # ------------------------------------------------------------------------------------------------------- in a child

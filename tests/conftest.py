@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Callable
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import hydra
 import pytest
@@ -34,3 +39,34 @@ def compose() -> Callable[..., DictConfig]:
         return config
 
     return composed
+
+
+@pytest.fixture
+def no_wandb_account(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
+    """No key of whoever runs the tests is used, and none of their folders is written."""
+    import wandb
+
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL", "WANDB_DIR", "NETRC", "WANDB_IDENTITY_TOKEN_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR"):
+        monkeypatch.setenv(name, str(tmp_path_factory.mktemp("before")))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    wandb.teardown()
+    yield
+    wandb.teardown()
+
+
+@pytest.fixture
+def inspect_wandb() -> Callable[[Path], list[dict[str, Any]]]:
+    """Reads the records of an offline run with W&B's own reader."""
+
+    def inspect(run: Path) -> list[dict[str, Any]]:
+        program = shutil.which("wandb", path=str(Path(sys.executable).parent)) or "wandb"
+        result = subprocess.run(
+            [program, "leet", "inspect", "--json", str(run)], capture_output=True, text=True, check=True
+        )
+        return [json.loads(line) for line in result.stdout.splitlines()]
+
+    return inspect

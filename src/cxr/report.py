@@ -6,7 +6,6 @@ import json
 import os
 import shlex
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -18,6 +17,8 @@ from cxr.open_run import OpenRun
 from cxr.training.run_directory import RunDirectory
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import pytorch_lightning as pl
 
     from cxr.evaluation.evaluate import EvaluationResult
@@ -136,25 +137,13 @@ def report_evaluation(result: EvaluationResult) -> None:
         console.print(f"Report: {escape(os.path.relpath(result.report_path))}")
 
 
-def report_collections(jobs: Sequence[Job]) -> None:
-    """Print what a multirun of evaluations found as one table: the run's own splits beside other collections."""
+def report_collections(folders: Sequence[Path]) -> None:
+    """Print what evaluations left in these folders, a table for each: a run's own splits beside other collections."""
     from cxr.evaluation.collections_table import collections_table
     from cxr.evaluation.metrics_file import read_metrics
 
-    for place in dict.fromkeys(_evaluated(job) for job in jobs):
-        if place.metrics_path.is_file():
-            _console().print(collections_table(os.path.relpath(place.path), read_metrics(place.metrics_path)))
-
-
-def _evaluated(job: Job) -> RunDirectory:
-    """Where the results of one run went; an ensemble's lie in a folder that the others of the multirun share."""
-    from cxr.evaluation.run_path import find_checkpoint, run_of
-
-    if job.settings["paths"]["output"] is not None:
-        return RunDirectory(Path(job.settings["paths"]["output"]).absolute())
-    path, _ = find_checkpoint(job.settings["run"][0], job.settings["checkpoint"])
-    run = run_of(path)
-    return RunDirectory(path.with_name(f"{path.stem}_evaluation") if run is None else run)
+    for folder in dict.fromkeys(folders):
+        _console().print(collections_table(os.path.relpath(folder), read_metrics(RunDirectory(folder).metrics_path)))
 
 
 def report_sweep(jobs: Sequence[Job]) -> None:

@@ -3,44 +3,22 @@
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
-import wandb
 import yaml
 
 from cxr.evaluation.evaluate import evaluate_run
 
-
-@pytest.fixture(autouse=True)
-def _no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """No key of whoever runs the tests is used, and none of their folders is written."""
-    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL", "WANDB_DIR", "NETRC", "WANDB_IDENTITY_TOKEN_FILE"):
-        monkeypatch.delenv(name, raising=False)
-    for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR"):
-        monkeypatch.setenv(name, str(tmp_path / "before"))
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    wandb.teardown()
-    yield
-    wandb.teardown()
+pytestmark = pytest.mark.usefixtures("no_wandb_account")
 
 
-def inspect(run: Path) -> list[dict[str, Any]]:
-    """The records of an offline run, read by W&B's own reader."""
-    program = shutil.which("wandb", path=str(Path(sys.executable).parent)) or "wandb"
-    result = subprocess.run(
-        [program, "leet", "inspect", "--json", str(run)], capture_output=True, text=True, check=True
-    )
-    return [json.loads(line) for line in result.stdout.splitlines()]
-
-
-def test_numbers_bounds_and_charts_go_to_a_run_of_their_own(run: Path) -> None:
+def test_numbers_bounds_and_charts_go_to_a_run_of_their_own(
+    run: Path, inspect_wandb: Callable[[Path], list[dict[str, Any]]]
+) -> None:
     settings = {"name": "demo", "logger": {"name": "wandb", "project": "chests", "entity": None, "group": "night"}}
     (run / "config.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
     (run / "tracking" / "wandb" / "offline-run-20260101_000000-abc123").mkdir(parents=True)
@@ -48,7 +26,7 @@ def test_numbers_bounds_and_charts_go_to_a_run_of_their_own(run: Path) -> None:
     assert result.entry is not None
 
     (sent,) = (path for path in (run / "tracking" / "wandb").glob("offline-run-*") if not path.name.endswith("abc123"))
-    records = inspect(sent)
+    records = inspect_wandb(sent)
     (about,) = (record["run"] for record in records if record["type"] == "run")
     assert (about["job_type"], about["run_group"], about["project"]) == ("evaluate", "night", "chests")
     config = about["config"]["update"]

@@ -1,11 +1,9 @@
 from __future__ import annotations
 
 import json
-import shutil
 import socket
-import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,29 +21,18 @@ from cxr.training.trainer import build_trainer
 CONFIG = {"optimizer": {"lr": 0.001}, "data": {"views": ["PA"]}, "seed": 0}
 
 
-@pytest.fixture(autouse=True)
-def _no_account(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[None]:
-    """No key of whoever runs the tests is used, and none of their folders is written."""
-    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL", "WANDB_DIR", "NETRC", "WANDB_IDENTITY_TOKEN_FILE"):
-        monkeypatch.delenv(name, raising=False)
-    for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR"):
-        monkeypatch.setenv(name, str(tmp_path_factory.mktemp("before")))
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    wandb.teardown()
-    yield
-    wandb.teardown()
+pytestmark = pytest.mark.usefixtures("no_wandb_account")
 
 
-def _inspect(tracking_dir: Path) -> list[dict[str, Any]]:
-    """The records of the one offline run under a folder, read by W&B's own reader."""
-    (run,) = (tracking_dir / "wandb").glob("offline-run-*")
-    program = shutil.which("wandb", path=str(Path(sys.executable).parent)) or "wandb"
-    result = subprocess.run(
-        [program, "leet", "inspect", "--json", str(run)], capture_output=True, text=True, check=True
-    )
-    return [json.loads(line) for line in result.stdout.splitlines()]
+@pytest.fixture
+def inspect(inspect_wandb: Callable[[Path], list[dict[str, Any]]]) -> Callable[[Path], list[dict[str, Any]]]:
+    """Reads the one offline run under a folder."""
+
+    def inspect_one(tracking_dir: Path) -> list[dict[str, Any]]:
+        (run,) = (tracking_dir / "wandb").glob("offline-run-*")
+        return inspect_wandb(run)
+
+    return inspect_one
 
 
 def _of(records: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
@@ -57,6 +44,7 @@ def test_an_offline_run_holds_what_was_trained(
     make_module: Callable[..., CXRModule],
     loader: Callable[..., Any],
     capsys: pytest.CaptureFixture[str],
+    inspect: Callable[[Path], list[dict[str, Any]]],
 ) -> None:
     run = RunDirectory.create(tmp_path, "exp")
     logger = build_logger(
@@ -72,7 +60,7 @@ def test_an_offline_run_holds_what_was_trained(
     summarise(logger, best.best_metrics, best.best_epoch)
     finish(logger, 3)
 
-    records = _inspect(run.tracking_dir)
+    records = inspect(run.tracking_dir)
     about = _of(records, "run")[0]
     config = {name: value for name, value in about["config"]["update"].items() if name != "_wandb"}
     assert config == CONFIG
@@ -90,7 +78,9 @@ def test_an_offline_run_holds_what_was_trained(
     assert _of(records, "exit")[0]["exit_code"] == 3
 
 
-def test_nothing_private_travels_and_nothing_lies_elsewhere(tmp_path: Path) -> None:
+def test_nothing_private_travels_and_nothing_lies_elsewhere(
+    tmp_path: Path, inspect: Callable[[Path], list[dict[str, Any]]]
+) -> None:
     run = RunDirectory.create(tmp_path / "outputs", "exp")
     logger = build_logger("wandb", tracking_dir=run.tracking_dir, config=CONFIG, name="first")
     assert logger is not None
@@ -98,14 +88,14 @@ def test_nothing_private_travels_and_nothing_lies_elsewhere(tmp_path: Path) -> N
     table: Any = logger
     table.log_table("examples", columns=["a"], data=[[1]])
     finish(logger, 0)
-    text = json.dumps(_inspect(run.tracking_dir))
+    text = json.dumps(inspect(run.tracking_dir))
     for private in ('"host"', sys.argv[0], str(Path.home()), sys.executable):
         assert private not in text
     assert sorted(path.name for path in tmp_path.iterdir()) in (["home", "outputs"], ["outputs"])
     assert not any(path.is_file() for path in (tmp_path / "home").rglob("*"))
 
 
-def test_jobs_of_one_process_get_a_run_each(tmp_path: Path) -> None:
+def test_jobs_of_one_process_get_a_run_each(tmp_path: Path, inspect: Callable[[Path], list[dict[str, Any]]]) -> None:
     for job, code in enumerate((0, 1, 0)):
         logger = build_logger("wandb", tracking_dir=tmp_path / str(job), config={"job": job}, name=f"job {job}")
         assert logger is not None
@@ -114,14 +104,18 @@ def test_jobs_of_one_process_get_a_run_each(tmp_path: Path) -> None:
             finish(logger, code)
     wandb.finish()
     for job in range(3):
-        records = _inspect(tmp_path / str(job))
+        records = inspect(tmp_path / str(job))
         assert _of(records, "run")[0]["config"]["update"]["job"] == job
         assert [entry["item"]["val/auroc"] for entry in _of(records, "history")] == [job / 10]
 
 
 @pytest.mark.parametrize("server", ["closed", "silent"])
 def test_a_server_out_of_reach_delays_but_never_stops_a_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], server: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    inspect: Callable[[Path], list[dict[str, Any]]],
+    server: str,
 ) -> None:
     monkeypatch.setattr(tracking, "_INIT_TIMEOUT", 2.0)
     with socket.socket() as listening:
@@ -135,18 +129,21 @@ def test_a_server_out_of_reach_delays_but_never_stops_a_run(
         logger.log_metrics({"val/auroc": 0.5}, step=0)
         finish(logger, 0)
     assert "warning: W&B is out of reach" in capsys.readouterr().err
-    assert _of(_inspect(tmp_path), "history")[0]["item"]["val/auroc"] == 0.5
+    assert _of(inspect(tmp_path), "history")[0]["item"]["val/auroc"] == 0.5
 
 
 def test_a_key_that_is_none_is_tracked_offline(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    inspect: Callable[[Path], list[dict[str, Any]]],
 ) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "short")
     logger = build_logger("wandb", tracking_dir=tmp_path, config=CONFIG, name="first")
     finish(logger, 0)
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning:")]
     assert len(lines) == 1
-    assert len(_of(_inspect(tmp_path), "exit")) == 1
+    assert len(_of(inspect(tmp_path), "exit")) == 1
 
 
 def test_a_place_that_cannot_be_written_costs_one_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -42,7 +42,9 @@ def assess(
     class_names: Sequence[str],
     positive: str,
     training_counts: Counter[str],
+    threshold: float | None,
     fitted: StoredCalibration | None,
+    calibrated: NDArray[np.float32] | None,
     wishes: Wishes,
 ) -> dict[str, Any]:
     """The entry of one split in ``metrics.json``, apart from where it comes from.
@@ -52,7 +54,9 @@ def assess(
         class_names: (C,) in the order of the columns.
         positive: the class that sensitivity, AUROC and the like are about.
         training_counts: images of each class in the training split; empty where that is not known.
+        threshold: probability from which an image is called positive; None: the likeliest class.
         fitted: calibration and thresholds from validation; None: neither is measured.
+        calibrated: (N, C) what it made of all the probabilities; None with it.
         wishes: what is measured besides.
 
     Returns:
@@ -65,7 +69,6 @@ def assess(
     records = subject.records[labelled]
     groups = records["group"].astype(str).tolist()
     target = list(class_names).index(positive)
-    threshold = 0.5 if len(class_names) == 2 else None
     total = sum(training_counts.values())
     common: dict[str, Any] = {
         "threshold": threshold,
@@ -91,8 +94,8 @@ def assess(
             for name, own in ((name, rows[labelled]) for name, rows in answers.folds.items())
         }  # fmt: skip
     resampled = {"num_resamples": wishes.num_resamples, "seed": wishes.seed}
-    if fitted is not None:
-        calibrated = fitted.calibration.apply(probabilities)
+    if fitted is not None and calibrated is not None:
+        calibrated = calibrated[labelled]
         entry["calibration"] = measure_calibration(
             probabilities, calibrated, labels, groups, target, fitted.calibration, **resampled
         )

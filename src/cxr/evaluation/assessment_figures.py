@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from cxr.evaluation.answers import Answers
 from cxr.evaluation.calibration_figures import draw_operating_points, draw_reliability
-from cxr.evaluation.calibration_file import StoredCalibration
 from cxr.evaluation.checkpoint import OpenedRun
 from cxr.evaluation.curves import curve_bands, threshold_rates
 from cxr.evaluation.figures import (
@@ -29,7 +29,7 @@ def draw_assessment(
     opened: OpenedRun,
     answers: Answers,
     entry: Mapping[str, Any] | None,
-    fitted: StoredCalibration | None,
+    calibrated: NDArray[np.float32] | None,
     place: RunDirectory,
     *,
     num_resamples: int,
@@ -40,7 +40,7 @@ def draw_assessment(
         opened: the network, or the first of several.
         answers: of all images, also those without a label.
         entry: what ``metrics.json`` holds of them; None where none has a label.
-        fitted: what the probabilities were calibrated with.
+        calibrated: (N, C) calibrated probabilities of all images; None: there is no calibration.
         place: receives ``figures/``.
         num_resamples: of the patients, behind the bands of the curves.
 
@@ -118,19 +118,19 @@ def draw_assessment(
         interval=_interval(entry["average_precision"]),
         band=None if bands is None else bands.precision_recall,
     )
-    if fitted is not None:
-        calibrated = fitted.calibration.apply(probabilities[labelled])[:, target]
+    if calibrated is not None:
+        of_positive = calibrated[labelled, target]
         draw_reliability(
             entry["calibration"],
             scores,
-            calibrated,
+            of_positive,
             figure(f"{subject.name}_reliability"),
             title=f"{subject.title}: calibration",
             positive=positive,
         )
         if entry["operating_points"]:
             draw_operating_points(
-                threshold_rates(calibrated, labels == target),
+                threshold_rates(of_positive, labels == target),
                 entry["operating_points"],
                 figure(f"{subject.name}_operating_points"),
                 title=f"{subject.title}: thresholds chosen on validation",

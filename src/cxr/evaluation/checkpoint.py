@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -42,6 +43,12 @@ class OpenedRun:
     module: CXRModule
     training_split: pd.DataFrame
     notes: list[str]
+
+    @property
+    def training_counts(self) -> Counter[str]:
+        """Images of each class in the training split; empty where the checkpoint does not keep the labels."""
+        known = self.training_split
+        return Counter(known.loc[known["split"] == "train", "label"]) if "label" in known else Counter()
 
     def datamodule(self, **overrides: Any) -> CXRDataModule:
         """The data that the network was trained on, with the split of the training.

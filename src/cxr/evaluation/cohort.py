@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxr.evaluation.intervals import Interval, auroc_score, wilson_by_patient
+from cxr.evaluation.report_words import counted
 from cxr.evaluation.resampling import percentile_interval
 from cxr.training.metrics import classification_metrics, predicted_classes
 
@@ -85,7 +86,7 @@ class Cohort:
         too_few: dict[str, str] = {}
         for metric, (with_it, without) in needs.items():
             if images.sum() < self.min_images:
-                too_few[metric] = f"too few: {_counted(int(images.sum()), 'image')} ({self.min_images} are needed)"
+                too_few[metric] = f"too few: {counted(int(images.sum()), 'image')} ({self.min_images} are needed)"
             elif with_it is not None and with_it < self.min_patients:
                 too_few[metric] = self._short_of(with_it, "with")
             elif without is not None and without < self.min_patients:
@@ -114,7 +115,7 @@ class Cohort:
         return Part(int(images.sum()), patients, counts, too_few, defined, intervals, resampled)
 
     def _short_of(self, number: int, side: str) -> str:
-        return f"too few: {_counted(number, 'patient')} {side} {self.positive} ({self.min_patients} are needed)"
+        return f"too few: {counted(number, 'patient')} {side} {self.positive} ({self.min_patients} are needed)"
 
 
 def _variance(metric: str, value: float, counts: tuple[int, int]) -> float:
@@ -165,7 +166,3 @@ def _resampled_areas(
         pairs = positives.sum(axis=1) * passed[:, -1]
         areas[chunk] = np.divide(in_order, pairs, out=np.full(len(pairs), np.nan), where=pairs > 0)
     return areas
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -16,9 +16,9 @@ from rich.text import Text
 from cxr.evaluation.comparison import Comparison, PairedTest, conclude
 from cxr.evaluation.configurations import NOT_SET, REPEAT_KEYS, short_names, show_value
 from cxr.evaluation.finished_runs import FinishedRun
+from cxr.evaluation.predictions import defuse
 from cxr.evaluation.repeated_runs import ComparedRun, Configuration, Summary
 from cxr.evaluation.report_words import ABSENT, NAMES, number, visible, with_limits
-from cxr.evaluation.run_predictions import defuse
 from cxr.training.run_directory import write_atomically
 
 MAX_SETTINGS = 6  # columns of settings on the terminal; the files hold them all

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -13,7 +12,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-import yaml
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -36,7 +34,6 @@ from cxr.evaluation.tracked import track_evaluation
 from cxr.training.accelerators import resolve_devices
 from cxr.training.metrics import predicted_classes
 from cxr.training.run_directory import RunDirectory
-from cxr.training.tracking import build_logger, finish, tracked_run_id
 
 OPERATING_POINTS = ("youden", "sensitivity=0.95", "specificity=0.95")
 
@@ -144,7 +141,9 @@ def evaluate_run(
     runs = [open_run(each, which) for each in ([run] if isinstance(run, (str, Path)) else run)]
     require_same_task(runs)
     digests = [_sha256(each.path) for each in runs]
-    digest = digests[0] if len(runs) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+    digest, checkpoint = digests[0], runs[0].path.name
+    if len(runs) > 1:
+        digest, checkpoint = hashlib.sha256("".join(digests).encode()).hexdigest(), f"{len(runs)} networks"
     place = RunDirectory(_output_dir(runs, output_dir, digest))
     read_metrics(place.metrics_path)  # a damaged file is found before an hour of scoring, not after
     overrides = {
@@ -163,7 +162,7 @@ def evaluate_run(
     num_looks = record_look(
         place.looks_path,
         split=subject.name,
-        checkpoint=runs[0].path.name if len(runs) == 1 else f"{len(runs)} networks",
+        checkpoint=checkpoint,
         checkpoint_sha256=digest,
         num_images=len(subject.records),
     )
@@ -188,9 +187,10 @@ def evaluate_run(
             method=calibration,
             rules=operating_points,
             abstain=abstain,
-            checkpoint=runs[0].path.name if len(runs) == 1 else f"{len(runs)} networks",
+            checkpoint=checkpoint,
             checkpoint_sha256=digest,
         )
+    calibrated = None if fitted is None else fitted.calibration.apply(answers.probabilities)
 
     threshold = 0.5 if len(class_names) == 2 else None
     called = predicted_classes(answers.probabilities, target)
@@ -200,7 +200,7 @@ def evaluate_run(
         [class_names[number] for number in called],
         class_names,
         threshold,
-        calibrated=None if fitted is None else fitted.calibration.apply(answers.probabilities)[:, target],
+        calibrated=None if calibrated is None else calibrated[:, target],
     )
     predictions_path = place.predictions_dir / f"{subject.name}.csv"
     write_predictions(predictions, predictions_path)
@@ -210,7 +210,7 @@ def evaluate_run(
     report_path = None
     if labelled.any():
         wishes = Wishes(prevalence=prevalence, subgroups=subgroups, num_resamples=num_resamples, seed=0)
-        entry = assess(answers, class_names, positive, _training_counts(runs), fitted, wishes)
+        entry = assess(answers, class_names, positive, runs[0].training_counts, threshold, fitted, calibrated, wishes)
         entry |= {
             "checkpoint": runs[0].path.name,
             "checkpoint_sha256": digest,
@@ -240,7 +240,7 @@ def evaluate_run(
             figures += panels
         merge_metrics(place.metrics_path, subject.name, entry)
     if report:
-        drawn, undrawn = draw_assessment(runs[0], answers, entry, fitted, place, num_resamples=num_resamples)
+        drawn, undrawn = draw_assessment(runs[0], answers, entry, calibrated, place, num_resamples=num_resamples)
         figures, notes = [*drawn, *figures], [*notes, *undrawn]
     if report and entry is not None:
         mistakes = _with_pixels(subject, find_mistakes(predictions)) if thumbnails and not answers.folds else None
@@ -249,7 +249,7 @@ def evaluate_run(
         )
         write_model_card(place)
     if entry is not None:
-        _track(runs, place, subject, entry, answers, tracking)
+        track_evaluation(runs, place, answers, entry, tracking)
     return EvaluationResult(
         split=subject.name,
         entry=entry,
@@ -294,62 +294,11 @@ def _calibration_path(runs: Sequence[OpenedRun], place: RunDirectory, tta: str) 
     return (place.path if own is None else own) / name
 
 
-def _training_counts(runs: Sequence[OpenedRun]) -> Counter[str]:
-    known = runs[0].training_split
-    return Counter(known.loc[known["split"] == "train", "label"]) if "label" in known else Counter()
-
-
 def _with_pixels(subject: Subject, mistakes: Sequence[Mistake]) -> list[Mistake]:
     if not mistakes:
         return []
     pixels = subject.images(np.array([mistake.row for mistake in mistakes]))[:, 0].numpy()
     return [replace(mistake, pixels=image) for mistake, image in zip(mistakes, pixels, strict=True)]
-
-
-def _track(
-    runs: Sequence[OpenedRun],
-    place: RunDirectory,
-    subject: Subject,
-    entry: Mapping[str, Any],
-    answers: Answers,
-    tracking: str | None,
-) -> None:
-    """Send the evaluation to W&B as a run of its own, which names the run that was trained."""
-    settings: dict[str, Any] = {}
-    if runs[0].run_dir is not None and RunDirectory(runs[0].run_dir).config_path.is_file():
-        settings = yaml.safe_load(RunDirectory(runs[0].run_dir).config_path.read_text(encoding="utf-8")) or {}
-    logger_settings = settings.get("logger") or {}
-    kind = tracking if tracking is not None else logger_settings.get("name", "none")
-    if kind != "wandb":
-        return
-    name = settings.get("name", "evaluation")
-    trained = [
-        None if each.run_dir is None else tracked_run_id(RunDirectory(each.run_dir).tracking_dir) for each in runs
-    ]
-    logger = build_logger(
-        "wandb",
-        tracking_dir=place.tracking_dir,
-        config={
-            "evaluated": subject.name,
-            "trained_run": trained[0] if len(runs) == 1 else trained,
-            "checkpoint_sha256": entry["checkpoint_sha256"],
-            "epoch": entry["epoch"],
-            "tta": entry["tta"],
-            "training": settings,
-        },
-        name=f"{name}/{place.path.name}: {subject.name}",
-        project=logger_settings.get("project", "cxr"),
-        entity=logger_settings.get("entity"),
-        group=logger_settings.get("group") or name,
-        job_type="evaluate",
-    )
-    status = 1
-    try:
-        module = runs[0].module
-        track_evaluation(logger, subject.name, entry, subject.labels, answers.probabilities, module.class_names)
-        status = 0
-    finally:
-        finish(logger, status)
 
 
 def _sha256(path: Path) -> str:

@@ -9,13 +9,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, Undefined
+from jinja2 import Undefined
 from markupsafe import Markup
 
+from cxr.evaluation.page_template import template
 from cxr.evaluation.report_contents import Contents, read_contents, revision, versions
 from cxr.evaluation.report_data import accounting, characteristics, class_counts
 from cxr.evaluation.report_page import title_of_run
-from cxr.evaluation.report_parts import Number
 from cxr.evaluation.report_warnings import collect_warnings
 from cxr.evaluation.report_words import (
     ABSENT,
@@ -69,16 +69,7 @@ def _render(contents: Contents) -> str:
     title, subtitle = title_of_run(contents)
     evidence = find_evidence(contents)
     name = contents.primary
-    environment = Environment(
-        loader=PackageLoader("cxr.evaluation"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        finalize=_safe,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.tests["numbers"] = lambda column: isinstance(column, Number)
-    text = environment.get_template("model_card.md.j2").render(
+    text = template("model_card.md.j2", _safe).render(
         title=title,
         subtitle=subtitle,
         written=datetime.now(UTC).strftime("%Y-%m-%d"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Undefined
@@ -15,13 +16,18 @@ LONG = 24  # letters of a word from which a narrow column breaks it
 
 
 @functools.cache
-def template(name: str) -> Any:
-    """A template of this package, in which every text is escaped and an unknown name is an error."""
+def template(name: str, show: Callable[[object], object] | None = None) -> Any:
+    """A template of this package, in which every text is escaped and an unknown name is an error.
+
+    Args:
+        name: the file.
+        show: makes what may be written of each value; None: as on a page of HTML.
+    """
     environment = Environment(
         loader=PackageLoader("cxr.evaluation"),
         autoescape=True,
         undefined=StrictUndefined,
-        finalize=_shown,
+        finalize=_shown if show is None else show,
         trim_blocks=True,
         lstrip_blocks=True,
     )

@@ -59,14 +59,15 @@ def write_predictions(table: pd.DataFrame, path: Path) -> None:
     safe = table.copy()
     for column in safe.columns:
         if not pd.api.types.is_numeric_dtype(safe[column]):
-            safe[column] = safe[column].map(_without_formula, na_action="ignore")
+            safe[column] = safe[column].map(defuse, na_action="ignore")
         elif safe[column].dtype == np.float32:
             safe[column] = [float(f"{number:.9g}") for number in safe[column]]
-    safe.columns = pd.Index([_without_formula(str(column)) for column in safe.columns])
+    safe.columns = pd.Index([defuse(str(column)) for column in safe.columns])
     path.parent.mkdir(parents=True, exist_ok=True)
     # Text always in quotes: a carriage return within a name would else end the row.
     write_atomically(path, safe.to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n"))
 
 
-def _without_formula(text: str) -> str:
+def defuse(text: str) -> str:
+    """Text that a spreadsheet program does not run: an apostrophe in front of what begins like a formula."""
     return f"'{text}" if text.startswith(FORMULA_STARTS) else text

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from cxr.errors import DataError
 from cxr.evaluation.finished_runs import FinishedRun
-from cxr.evaluation.predictions import FORMULA_STARTS
+from cxr.evaluation.predictions import defuse
 from cxr.pipeline.splits import SPLITS
 
 BY_CONTENT = "the SHA-256 of each file"
@@ -206,8 +206,3 @@ def _content_keys(sha256: NDArray[np.object_], predictions: Predictions) -> NDAr
     keys = np.empty(len(sha256), dtype=object)
     keys[order] = [f"{text}#{number}" for text, number in zip(sha256[order], place, strict=True)]
     return keys
-
-
-def defuse(text: str) -> str:
-    """Text as `write_predictions` writes it: no spreadsheet takes it for a formula."""
-    return f"'{text}" if text.startswith(FORMULA_STARTS) else text

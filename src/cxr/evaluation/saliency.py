@@ -86,9 +86,7 @@ def signed_maps(
     with torch.inference_mode(False), _evaluating(network):
         for start in range(0, len(images), batch_size):
             batch = torch.as_tensor(images[start : start + batch_size]).to(module.device)
-            # As in CXRModule: (grey / 255 - mean) / std for each of the three channels, laid out channels-last.
-            grey = batch[:, 0, :, :, None].to(module.pixel_scale.dtype)
-            pixels = torch.addcmul(module.pixel_offset, grey, module.pixel_scale).permute(0, 3, 1, 2)
+            pixels = module.normalised(batch[:, 0].to(module.pixel_scale.dtype))
             maps.append(_weighted_sum(network, pixels, target).cpu().numpy())
     return np.concatenate(maps).astype(np.float32)
 

@@ -13,8 +13,8 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MultipleLocator
 
 from cxr.evaluation.figure_style import INK, QUIET, drawing, short_name
+from cxr.evaluation.report_words import NAMES
 
-NAMES = {"auroc": "AUROC", "sensitivity": "sensitivity", "specificity": "specificity"}
 ROW = 0.24  # inches
 LONGEST_NAME = 34  # letters
 LEGEND_COLUMNS = 3

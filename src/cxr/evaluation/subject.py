@@ -149,9 +149,10 @@ def other_collection(opened: OpenedRun, settings: Mapping[str, Any], name: str |
         )
     records, labels = data.records, _labels(data.records, module.class_names)
     counts = {known: int((labels == number).sum()) for number, known in enumerate(module.class_names)}
-    majority, majority_of = _training_majority(opened), "the training split"
-    if majority is None:
-        majority, majority_of = max(module.class_names, key=counts.__getitem__), "this collection"
+    known, majority_of = opened.training_counts, "the training split"
+    if not known:
+        known, majority_of = Counter(counts), "this collection"
+    majority = max(module.class_names, key=known.__getitem__)
     return Subject(
         name=name,
         title=name,
@@ -177,14 +178,6 @@ def _in_order(data: CXRDataModule, index: pd.Index[int]) -> DataLoader[dict[str,
 def _labels(records: pd.DataFrame, class_names: Sequence[str]) -> NDArray[np.int64]:
     number = {name: place for place, name in enumerate(class_names)}
     return np.array([number.get(label, -1) for label in records["label"]], dtype=np.int64)
-
-
-def _training_majority(opened: OpenedRun) -> str | None:
-    known = opened.training_split
-    if "label" not in known:
-        return None
-    counts = Counter(known.loc[known["split"] == "train", "label"])
-    return max(opened.module.class_names, key=counts.__getitem__)
 
 
 def _seen_in_training(opened: OpenedRun, records: pd.DataFrame) -> list[str]:

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cxr.evaluation.metrics import METRICS
+from cxr.evaluation.report_words import counted
 
 NAMES = {
     "auroc": "AUROC",
@@ -38,7 +39,7 @@ def metrics_table(split: str, entry: Mapping[str, Any]) -> Group:
     counts = entry["counts"]
     metrics = {name: entry[name] for name in METRICS if name in entry}
     table = Table(
-        title=Text(f"{split}: {_counted(counts['images'], 'image')} of {_counted(counts['patients'], 'patient')}"),
+        title=Text(f"{split}: {counted(counts['images'], 'image')} of {counted(counts['patients'], 'patient')}"),
         title_justify="left",
         title_style="bold",
     )
@@ -74,7 +75,3 @@ def _listed(names: Iterable[str]) -> str:
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -7,43 +7,78 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
-from pytorch_lightning.loggers import Logger, WandbLogger
+import yaml
+from pytorch_lightning.loggers import WandbLogger
 
+from cxr.evaluation.answers import Answers
+from cxr.evaluation.checkpoint import OpenedRun
 from cxr.evaluation.metrics import METRICS
+from cxr.training.run_directory import RunDirectory
+from cxr.training.tracking import build_logger, finish, tracked_run_id
 
 MAX_ROWS = 200  # of the table of predictions, the worst first
 MAX_POINTS = 2000  # images behind a chart: W&B refuses tables of more than ten thousand rows
 
 
 def track_evaluation(
-    logger: Logger | None,
-    name: str,
+    runs: Sequence[OpenedRun],
+    place: RunDirectory,
+    answers: Answers,
     entry: Mapping[str, Any],
-    labels: NDArray[np.int64],
-    probabilities: NDArray[np.float32],
-    class_names: Sequence[str],
-    *,
-    seed: int = 0,
+    tracking: str | None,
 ) -> None:
-    """Send the numbers of one evaluation, each with its bounds, and the charts that W&B draws itself.
+    """Send an evaluation to W&B as a run of its own, which names the run that was trained.
 
     No file name and no patient leaves the run: an image is known by its row in ``predictions/<name>.csv``.
 
     Args:
-        logger: from `cxr.training.tracking.build_logger`; nothing happens with any but W&B.
-        name: split or collection.
+        runs: the networks.
+        place: receives ``tracking/``.
+        answers: what they said.
         entry: what ``metrics.json`` holds of it.
-        labels: (N,) 0..C-1, -1 = unlabelled.
-        probabilities: (N, C).
-        class_names: (C,).
-        seed: of the choice of images behind the charts, where there are very many.
+        tracking: 'wandb' or 'none'; None: as in training.
     """
-    if not isinstance(logger, WandbLogger):
+    settings: dict[str, Any] = {}
+    if runs[0].run_dir is not None and RunDirectory(runs[0].run_dir).config_path.is_file():
+        settings = yaml.safe_load(RunDirectory(runs[0].run_dir).config_path.read_text(encoding="utf-8")) or {}
+    logger_settings = settings.get("logger") or {}
+    kind = tracking if tracking is not None else logger_settings.get("name", "none")
+    if kind != "wandb":
         return
+    name, evaluated = settings.get("name", "evaluation"), answers.subject.name
+    trained = [
+        None if each.run_dir is None else tracked_run_id(RunDirectory(each.run_dir).tracking_dir) for each in runs
+    ]
+    logger = build_logger(
+        "wandb",
+        tracking_dir=place.tracking_dir,
+        config={
+            "evaluated": evaluated,
+            "trained_run": trained[0] if len(runs) == 1 else trained,
+            "checkpoint_sha256": entry["checkpoint_sha256"],
+            "epoch": entry["epoch"],
+            "tta": entry["tta"],
+            "training": settings,
+        },
+        name=f"{name}/{place.path.name}: {evaluated}",
+        project=logger_settings.get("project", "cxr"),
+        entity=logger_settings.get("entity"),
+        group=logger_settings.get("group") or name,
+        job_type="evaluate",
+    )
+    status = 1
+    try:
+        if isinstance(logger, WandbLogger):
+            _send(logger.experiment, evaluated, entry, answers, runs[0].module.class_names)
+        status = 0
+    finally:
+        finish(logger, status)
+
+
+def _send(run: Any, name: str, entry: Mapping[str, Any], answers: Answers, class_names: Sequence[str]) -> None:
+    """The numbers, each with its bounds, and the charts that W&B draws itself."""
     import wandb
 
-    run = logger.experiment
     for metric in METRICS:
         if metric not in entry:
             continue
@@ -51,8 +86,9 @@ def track_evaluation(
             if entry[metric][part] is not None:
                 run.summary[f"{name}/{metric}{ending}"] = entry[metric][part]
         run.summary[f"{name}/{metric}_n"] = entry[metric]["n"]
+    labels = answers.subject.labels
     rows = np.flatnonzero(labels >= 0)
-    truth, given = labels[rows], probabilities[rows]
+    truth, given = labels[rows], answers.probabilities[rows]
     called = given.argmax(axis=1)
     names = list(class_names)
     table = pd.DataFrame(
@@ -64,7 +100,7 @@ def track_evaluation(
     worst = table.sort_values(["prob_label", "row"]).head(MAX_ROWS)
     shown = np.arange(len(rows))
     if len(shown) > MAX_POINTS:
-        shown = np.sort(np.random.default_rng(seed).choice(shown, MAX_POINTS, replace=False))
+        shown = np.sort(np.random.default_rng(0).choice(shown, MAX_POINTS, replace=False))
     charts: dict[str, Any] = {
         f"{name}/predictions": wandb.Table(dataframe=worst),
         f"{name}/confusion_matrix": wandb.plot.confusion_matrix(

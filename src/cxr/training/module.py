@@ -107,12 +107,12 @@ class CXRModule(pl.LightningModule):
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits (B, C) of grey images (B, 1, H, W): uint8, or float on the same scale of 0 to 255."""
-        logits: Tensor = self.network(self._normalised(image[:, 0].to(self.pixel_scale.dtype)))
+        logits: Tensor = self.network(self.normalised(image[:, 0].to(self.pixel_scale.dtype)))
         return logits
 
-    def _normalised(self, grey: Tensor) -> Tensor:
+    def normalised(self, grey: Tensor) -> Tensor:
         """Three normalised channels (B, 3, H, W) of (B, H, W), laid out channels-last, as convolutions like them."""
-        if grey.requires_grad:  # `out` has no gradient; saliency asks for it
+        if grey.requires_grad:  # `out` has no gradient
             return torch.addcmul(self.pixel_offset, grey[..., None], self.pixel_scale).permute(0, 3, 1, 2)
         # A pass for each channel: an inner dimension of three is too short for vector instructions.
         channels = grey.new_empty((*grey.shape, 3))
