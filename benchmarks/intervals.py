@@ -2,9 +2,10 @@
 
     python benchmarks/intervals.py
 
-Prints a Markdown table. Predictions are drawn (normal scores, three images for two patients on average), each row is a
-process of its own. "Metrics" is `cxr.evaluation.metrics.measure`, "bands" is `cxr.evaluation.curves.curve_bands`.
-Seconds are processor time, medians over the rounds; memory is what the process needs beyond the predictions.
+Prints a Markdown table. Predictions are drawn (normal scores, three images for two patients on average), each row is
+a process of its own. "Metrics" is `cxr.evaluation.statistics.metrics.measure`, "bands" is
+`cxr.evaluation.statistics.curves.curve_bands`. Seconds are processor time, medians over the rounds; memory is what
+the process needs beyond the predictions.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ import time
 
 import numpy as np
 
-from cxr.evaluation.curves import curve_bands
-from cxr.evaluation.metrics import measure
+from cxr.evaluation.statistics.curves import curve_bands
+from cxr.evaluation.statistics.metrics import measure
 
 NUM_RESAMPLES = 1000
 CASES = ((1_000, 2), (10_000, 2), (10_000, 4), (100_000, 2))

@@ -12,6 +12,20 @@ SOURCE = Path(__file__).resolve().parents[1] / "src" / "cxr"
 # A place may import itself and those before it.  The command-line modules come last; only they know the configuration.
 JOURNEY = ["errors", "allocator", "sources", "images", "audit", "pipeline", "training", "evaluation"]
 CONFIGURATION = {"config", "config_check"}
+# The same holds for the rooms of the last floor; files that stand beside them and are not named come last.
+ROOMS = [
+    "words",
+    "figure_style",
+    "metrics_file",
+    "predictions",
+    "statistics",
+    "scoring",
+    "calibration",
+    "subgroups",
+    "saliency",
+    "report",
+    "comparison",
+]
 
 
 def imported(path: Path) -> set[str]:
@@ -46,6 +60,14 @@ def test_imports_point_back(path: Path) -> None:
         allowed = set(JOURNEY[: JOURNEY.index(own) + 1])
         assert parts <= allowed, f"{own} imports {sorted(parts - allowed)}, which come after it"
         assert not imported(path) & {"hydra", "omegaconf"}, "the floors take plain keyword arguments"
+
+
+@pytest.mark.parametrize("path", sorted((SOURCE / "evaluation").rglob("*.py")), ids=lambda path: path.name)
+def test_rooms_of_the_evaluation_point_back(path: Path) -> None:
+    own = path.relative_to(SOURCE / "evaluation").parts[0].removesuffix(".py")
+    if own in ROOMS:
+        rooms = {name.split(".")[2] for name in imported(path) if name.startswith("cxr.evaluation.")}
+        assert rooms <= set(ROOMS[: ROOMS.index(own) + 1])
 
 
 def test_every_floor_is_in_the_journey() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cxr.errors import DataError
-from cxr.evaluation.run_path import find_checkpoint
+from cxr.evaluation.scoring.run_path import find_checkpoint
 from cxr.open_run import OpenRun
 from cxr.training.accelerators import resolve_devices
 

@@ -60,15 +60,15 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _compare(given: argparse.Namespace) -> None:
-    from cxr.evaluation.finished_runs import find_runs
+    from cxr.evaluation.comparison.finished_runs import find_runs
 
     runs = find_runs(given.paths)  # before the rest is imported, which takes seconds
 
     from rich.console import Console
 
-    from cxr.evaluation.comparison import compare_runs
-    from cxr.evaluation.comparison_page import write_page
-    from cxr.evaluation.comparison_table import comparison_tables, write_tables
+    from cxr.evaluation.comparison.comparison import compare_runs
+    from cxr.evaluation.comparison.page import write_page
+    from cxr.evaluation.comparison.table import comparison_tables, write_tables
 
     comparison = compare_runs(runs, split=given.split, metric=given.metric, reference=given.reference)
     console = Console(highlight=False)

@@ -12,13 +12,13 @@ import pandas as pd
 import yaml
 from PIL import Image
 
-from cxr.evaluation.calibration import Calibration
-from cxr.evaluation.calibration_metrics import measure_calibration
-from cxr.evaluation.dependence import dependence_table
-from cxr.evaluation.metrics import measure
-from cxr.evaluation.operating_point_metrics import measure_operating_points
-from cxr.evaluation.operating_points import choose_operating_points
-from cxr.evaluation.subgroups import subgroup_table
+from cxr.evaluation.calibration.calibration import Calibration
+from cxr.evaluation.calibration.metrics import measure_calibration
+from cxr.evaluation.calibration.operating_point_metrics import measure_operating_points
+from cxr.evaluation.calibration.operating_points import choose_operating_points
+from cxr.evaluation.statistics.metrics import measure
+from cxr.evaluation.subgroups.dependence import dependence_table
+from cxr.evaluation.subgroups.subgroups import subgroup_table
 from cxr.training.run_directory import RunDirectory
 
 NUM_RESAMPLES = 60  # enough for limits, and quick

@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 
 from cxr.errors import ConfigurationError, DataError, DivergedError
-from cxr.evaluation.checkpoint import open_run
 from cxr.evaluation.evaluate import EvaluationResult, evaluate_run
+from cxr.evaluation.scoring.checkpoint import open_run
 from cxr.training.metrics import classification_metrics
 
 Edit = Callable[[Callable[[dict[str, Any]], object]], Path]

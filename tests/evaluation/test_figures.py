@@ -9,7 +9,6 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from cxr.evaluation.curves import Band, ThresholdRates, threshold_rates
 from cxr.evaluation.figure_style import short_name
 from cxr.evaluation.figures import (
     draw_class_counts,
@@ -18,6 +17,7 @@ from cxr.evaluation.figures import (
     draw_roc,
     draw_training_curves,
 )
+from cxr.evaluation.statistics.curves import Band, ThresholdRates, threshold_rates
 
 
 @pytest.fixture

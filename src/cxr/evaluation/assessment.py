@@ -11,13 +11,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from cxr.evaluation.answers import Answers
-from cxr.evaluation.calibration_file import StoredCalibration
-from cxr.evaluation.calibration_metrics import measure_calibration
-from cxr.evaluation.dependence import dependence_table
-from cxr.evaluation.metrics import measure
-from cxr.evaluation.operating_point_metrics import measure_operating_points
-from cxr.evaluation.subgroups import subgroup_table
+from cxr.evaluation.calibration.metrics import measure_calibration
+from cxr.evaluation.calibration.operating_point_metrics import measure_operating_points
+from cxr.evaluation.calibration.stored import StoredCalibration
+from cxr.evaluation.scoring.answers import Answers
+from cxr.evaluation.statistics.metrics import measure
+from cxr.evaluation.subgroups.dependence import dependence_table
+from cxr.evaluation.subgroups.subgroups import subgroup_table
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,8 @@ def assess(
         wishes: what is measured besides.
 
     Returns:
-        See `cxr.evaluation.metrics.measure`; ``counts``; ``calibration``, ``operating_points``, ``subgroups``,
-        ``dependence``; of a cross-validation also ``folds``: the metrics of each.
+        See `cxr.evaluation.statistics.metrics.measure`; ``counts``; ``calibration``, ``operating_points``,
+        ``subgroups``, ``dependence``; of a cross-validation also ``folds``: the metrics of each.
     """
     subject = answers.subject
     labelled = subject.labels >= 0

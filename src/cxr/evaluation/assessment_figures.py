@@ -10,10 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from cxr.evaluation.answers import Answers
-from cxr.evaluation.calibration_figures import draw_operating_points, draw_reliability
-from cxr.evaluation.checkpoint import OpenedRun
-from cxr.evaluation.curves import curve_bands, threshold_rates
+from cxr.evaluation.calibration.figures import draw_operating_points, draw_reliability
 from cxr.evaluation.figures import (
     draw_class_counts,
     draw_confusion,
@@ -21,7 +18,10 @@ from cxr.evaluation.figures import (
     draw_roc,
     draw_training_curves,
 )
-from cxr.evaluation.subgroup_figures import draw_dependence, draw_subgroups
+from cxr.evaluation.scoring.answers import Answers
+from cxr.evaluation.scoring.checkpoint import OpenedRun
+from cxr.evaluation.statistics.curves import curve_bands, threshold_rates
+from cxr.evaluation.subgroups.figures import draw_dependence, draw_subgroups
 from cxr.training.run_directory import RunDirectory
 
 

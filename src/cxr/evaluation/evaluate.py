@@ -16,20 +16,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cxr.errors import ConfigurationError
-from cxr.evaluation.answers import Answers, answer, require_same_task
 from cxr.evaluation.assessment import Wishes, assess
 from cxr.evaluation.assessment_figures import draw_assessment
-from cxr.evaluation.bands import COLUMNS
-from cxr.evaluation.checkpoint import OpenedRun, open_run
-from cxr.evaluation.fitting import fit_or_recall
+from cxr.evaluation.calibration.fitting import fit_or_recall
 from cxr.evaluation.looks import record_look
 from cxr.evaluation.metrics_file import merge_metrics, read_metrics
-from cxr.evaluation.mistakes import Mistake, find_mistakes
-from cxr.evaluation.model_card import write_model_card
 from cxr.evaluation.predictions import predictions_table, write_predictions
-from cxr.evaluation.report_page import write_report
-from cxr.evaluation.saliency_entry import saliency_entry
-from cxr.evaluation.subject import Subject, other_collection, own_split
+from cxr.evaluation.report.mistakes import Mistake, find_mistakes
+from cxr.evaluation.report.model_card import write_model_card
+from cxr.evaluation.report.page import write_report
+from cxr.evaluation.saliency.entry import saliency_entry
+from cxr.evaluation.scoring.answers import Answers, answer, require_same_task
+from cxr.evaluation.scoring.checkpoint import OpenedRun, open_run
+from cxr.evaluation.scoring.subject import Subject, other_collection, own_split
+from cxr.evaluation.subgroups.bands import COLUMNS
 from cxr.evaluation.tracked import track_evaluation
 from cxr.training.accelerators import resolve_devices
 from cxr.training.metrics import predicted_classes
@@ -116,8 +116,8 @@ def evaluate_run(
         batch_size: images in a batch; None = four times as many as in training.
         num_workers, cache_dir, data_dir: None = as in training.
         tta: see `cxr.evaluation.test_time.views`.
-        calibration: see `cxr.evaluation.calibration.fit_calibration`.
-        operating_points, abstain: see `cxr.evaluation.operating_points.choose_operating_points`.
+        calibration: see `cxr.evaluation.calibration.calibration.fit_calibration`.
+        operating_points, abstain: see `cxr.evaluation.calibration.operating_points.choose_operating_points`.
         prevalence: for which PPV and NPV are also given, above 0 and below 1.
         subgroups: columns of the manifest.
         saliency: images with lung masks whose Grad-CAM is measured, at most; 0 leaves Grad-CAM out.

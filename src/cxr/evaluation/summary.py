@@ -9,8 +9,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from cxr.evaluation.metrics import METRICS
-from cxr.evaluation.report_words import counted
+from cxr.evaluation.statistics.metrics import METRICS
+from cxr.evaluation.words import counted
 
 NAMES = {
     "auroc": "AUROC",

@@ -1,0 +1,1 @@
+"""What does a probability mean, and which threshold follows from it?"""

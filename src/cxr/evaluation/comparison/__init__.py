@@ -1,0 +1,1 @@
+"""Which runs differ, and is it shown?"""

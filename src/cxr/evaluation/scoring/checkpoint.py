@@ -1,0 +1,108 @@
+"""Which network, and which data, does a path stand for?  A run directory or a checkpoint file, opened safely."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from cxr.errors import CheckpointError, CxrError
+from cxr.evaluation.scoring.run_path import find_checkpoint, run_of, runs_nearby
+from cxr.pipeline.datamodule import CXRDataModule
+from cxr.training.module import CXRModule
+
+# Lightning keeps the state of a data module under the name of its class.
+DATA_STATE = CXRDataModule.__qualname__
+# What every checkpoint of this program holds; other Lightning programs lack the last.
+REQUIRED_KEYS = ("state_dict", "epoch", CXRModule.CHECKPOINT_HYPER_PARAMS_KEY, DATA_STATE)
+
+
+@dataclass(frozen=True)
+class OpenedRun:
+    """A checkpoint and what belongs to it.
+
+    Args:
+        path: the checkpoint file.
+        run_dir: the run that it lies in; None for a checkpoint that was copied out of its run.
+        epoch: the epoch after which it was saved, counted from 0.
+        module: the network, on the CPU, in evaluation mode.
+        training_split: columns source, image, sha256, split (and label, where the checkpoint keeps it) of every
+            record that stood in a split of the training.
+        notes: what a person must know of the choice of the checkpoint, a sentence each.
+    """
+
+    path: Path
+    run_dir: Path | None
+    epoch: int
+    module: CXRModule
+    training_split: pd.DataFrame
+    notes: list[str]
+
+    @property
+    def training_counts(self) -> Counter[str]:
+        """Images of each class in the training split; empty where the checkpoint does not keep the labels."""
+        known = self.training_split
+        return Counter(known.loc[known["split"] == "train", "label"]) if "label" in known else Counter()
+
+    def datamodule(self, **overrides: Any) -> CXRDataModule:
+        """The data that the network was trained on, with the split of the training.
+
+        Args:
+            overrides: any of cache_dir, data_dir, num_workers, evaluation_batch_size, progress; None leaves the
+                trained value.
+
+        Raises:
+            CheckpointError: where the checkpoint holds no data settings that can be read.
+            DataError: from ``setup``, where the files are not those of the training.
+        """
+        allowed = {"cache_dir", "data_dir", "num_workers", "evaluation_batch_size", "progress"}
+        if not overrides.keys() <= allowed:
+            raise TypeError(f"fixed by the checkpoint: {', '.join(sorted(overrides.keys() - allowed))}")
+        given = {name: value for name, value in overrides.items() if value is not None}
+        with _one_line(self.path):
+            return CXRDataModule.load_from_checkpoint(self.path, map_location="cpu", weights_only=True, **given)
+
+
+def open_run(run: str | Path, which: str = "best") -> OpenedRun:
+    """Open a run directory or a checkpoint file.
+
+    Args:
+        run: a run directory, its ``checkpoints`` folder, or a ``.ckpt`` file, also one that was copied elsewhere.
+        which: 'best' or 'last', for a directory; where there is no best checkpoint, the last is taken and the note
+            says so.
+
+    Raises:
+        CheckpointError: nothing there, an empty or damaged file, or a checkpoint of another program; one line that
+            names what was looked for and the runs nearby.
+    """
+    path, notes = find_checkpoint(run, which)
+    with _one_line(path):
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    missing = [key for key in REQUIRED_KEYS if not isinstance(content, dict) or key not in content]
+    if missing:
+        nearby = runs_nearby(Path(run))
+        raise CheckpointError(f"{path} is no checkpoint of cxr: it holds no {', '.join(missing)}{nearby}")
+    with _one_line(path):
+        module = CXRModule.load_from_checkpoint(path, map_location="cpu", weights_only=True)
+        training_split = pd.DataFrame(content[DATA_STATE]["split"], dtype=object)
+    return OpenedRun(path, run_of(path), int(content["epoch"]), module.eval(), training_split, notes)
+
+
+@contextmanager
+def _one_line(path: Path) -> Iterator[None]:
+    """Whatever a broken or foreign file makes the reader raise, in one line."""
+    try:
+        yield
+    except CxrError:
+        raise
+    except Exception as error:  # the zip reader, the unpickler and the constructors have no common exception
+        detail = " ".join(str(error).split())[:160]
+        raise CheckpointError(
+            f"{path} is damaged or no checkpoint of cxr ({type(error).__name__}: {detail})"
+        ) from error

@@ -1,0 +1,1 @@
+"""How far can a number be off?"""
