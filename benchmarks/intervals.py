@@ -3,8 +3,8 @@
     python benchmarks/intervals.py
 
 Prints a Markdown table. Predictions are drawn (normal scores, three images for two patients on average), each row is
-a process of its own. "Metrics" is `cxr.evaluation.statistics.metrics.measure`, "bands" is
-`cxr.evaluation.statistics.curves.curve_bands`. Seconds are processor time, medians over the rounds; memory is what
+a process of its own. "Metrics" is `cxr.evaluation.metrics.measures.measure`, "bands" is
+`cxr.evaluation.metrics.curves.curve_bands`. Seconds are processor time, medians over the rounds; memory is what
 the process needs beyond the predictions.
 """
 
@@ -19,8 +19,8 @@ import time
 
 import numpy as np
 
-from cxr.evaluation.statistics.curves import curve_bands
-from cxr.evaluation.statistics.metrics import measure
+from cxr.evaluation.metrics.curves import curve_bands
+from cxr.evaluation.metrics.measures import measure
 
 NUM_RESAMPLES = 1000
 CASES = ((1_000, 2), (10_000, 2), (10_000, 4), (100_000, 2))

@@ -10,7 +10,7 @@ import pytest
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "cxr"
 
 # A place may import itself and those before it.  The command-line modules come last; only they know the configuration.
-JOURNEY = ["errors", "allocator", "sources", "images", "audit", "pipeline", "training", "evaluation"]
+JOURNEY = ["errors", "allocator", "statistics", "sources", "images", "audit", "pipeline", "training", "evaluation"]
 CONFIGURATION = {"config", "config_check"}
 # The same holds for the rooms of the last floor; files that stand beside them and are not named come last.
 ROOMS = [
@@ -18,7 +18,7 @@ ROOMS = [
     "figure_style",
     "metrics_file",
     "predictions",
-    "statistics",
+    "metrics",
     "scoring",
     "calibration",
     "subgroups",

@@ -16,7 +16,7 @@ from cxr.evaluation.calibration.calibration import Calibration
 from cxr.evaluation.calibration.metrics import measure_calibration
 from cxr.evaluation.calibration.operating_point_metrics import measure_operating_points
 from cxr.evaluation.calibration.operating_points import choose_operating_points
-from cxr.evaluation.statistics.metrics import measure
+from cxr.evaluation.metrics.measures import measure
 from cxr.evaluation.subgroups.dependence import dependence_table
 from cxr.evaluation.subgroups.subgroups import subgroup_table
 from cxr.training.run_directory import RunDirectory

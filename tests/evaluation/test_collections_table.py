@@ -7,7 +7,7 @@ import numpy as np
 from rich.console import Console
 
 from cxr.evaluation.collections_table import collections_table
-from cxr.evaluation.statistics.metrics import measure
+from cxr.evaluation.metrics.measures import measure
 
 
 def entry(seed: int, number: int, share: float = 0.5) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from cxr.evaluation.figures import (
     draw_roc,
     draw_training_curves,
 )
-from cxr.evaluation.statistics.curves import Band, ThresholdRates, threshold_rates
+from cxr.evaluation.metrics.curves import Band, ThresholdRates, threshold_rates
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from cxr.evaluation.statistics.metrics import METRICS, measure
+from cxr.evaluation.metrics.measures import METRICS, measure
 from cxr.evaluation.summary import metrics_table
 
 ABOUT = {"positive": "covid", "majority_class": "[red]other", "majority_of": "the training split"}

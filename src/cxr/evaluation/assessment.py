@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from cxr.evaluation.calibration.metrics import measure_calibration
 from cxr.evaluation.calibration.operating_point_metrics import measure_operating_points
 from cxr.evaluation.calibration.stored import StoredCalibration
+from cxr.evaluation.metrics.measures import measure
 from cxr.evaluation.scoring.answers import Answers
-from cxr.evaluation.statistics.metrics import measure
 from cxr.evaluation.subgroups.dependence import dependence_table
 from cxr.evaluation.subgroups.subgroups import subgroup_table
 
@@ -60,7 +60,7 @@ def assess(
         wishes: what is measured besides.
 
     Returns:
-        See `cxr.evaluation.statistics.metrics.measure`; ``counts``; ``calibration``, ``operating_points``,
+        See `cxr.evaluation.metrics.measures.measure`; ``counts``; ``calibration``, ``operating_points``,
         ``subgroups``, ``dependence``; of a cross-validation also ``folds``: the metrics of each.
     """
     subject = answers.subject

@@ -18,9 +18,9 @@ from cxr.evaluation.figures import (
     draw_roc,
     draw_training_curves,
 )
+from cxr.evaluation.metrics.curves import curve_bands, threshold_rates
 from cxr.evaluation.scoring.answers import Answers
 from cxr.evaluation.scoring.checkpoint import OpenedRun
-from cxr.evaluation.statistics.curves import curve_bands, threshold_rates
 from cxr.evaluation.subgroups.figures import draw_dependence, draw_subgroups
 from cxr.training.run_directory import RunDirectory
 

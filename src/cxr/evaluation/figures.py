@@ -17,7 +17,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 from numpy.typing import NDArray
 
 from cxr.evaluation.figure_style import FIRST, INK, QUIET, SERIES, drawing, short_name
-from cxr.evaluation.statistics.curves import Band, ThresholdRates
+from cxr.evaluation.metrics.curves import Band, ThresholdRates
 
 MAX_CELLS_WITH_TEXT = 12  # classes up to which a confusion cell holds its numbers
 
@@ -212,14 +212,14 @@ def draw_roc(
     """Sensitivity against the false-positive rate, with the line of chance and the points that are used.
 
     Args:
-        rates: from :func:`cxr.evaluation.statistics.curves.threshold_rates`.
+        rates: from :func:`cxr.evaluation.metrics.curves.threshold_rates`.
         path: the PNG file.
         title: what was scored.
         sides: the number of images on each side, in words.
         auroc: the area, as it stands in ``metrics.json``.
         threshold: the operating point that is marked, if the answer is taken at a threshold.
         interval: the limits of the area.
-        band: the limits of the curve, from :func:`cxr.evaluation.statistics.curves.curve_bands`.
+        band: the limits of the curve, from :func:`cxr.evaluation.metrics.curves.curve_bands`.
         operating_points: further thresholds to mark, by name.
     """
     with drawing(path, (4.5, _height(threshold, band, operating_points)), title, sides) as figure:

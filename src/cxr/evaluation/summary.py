@@ -9,7 +9,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from cxr.evaluation.statistics.metrics import METRICS
+from cxr.evaluation.metrics.measures import METRICS
 from cxr.evaluation.words import counted
 
 NAMES = {

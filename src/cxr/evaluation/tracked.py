@@ -10,9 +10,9 @@ import pandas as pd
 import yaml
 from pytorch_lightning.loggers import WandbLogger
 
+from cxr.evaluation.metrics.measures import METRICS
 from cxr.evaluation.scoring.answers import Answers
 from cxr.evaluation.scoring.checkpoint import OpenedRun
-from cxr.evaluation.statistics.metrics import METRICS
 from cxr.training.run_directory import RunDirectory
 from cxr.training.tracking import build_logger, finish, tracked_run_id
 

@@ -12,7 +12,7 @@ from cxr.evaluation.calibration.figures import draw_operating_points, draw_relia
 from cxr.evaluation.calibration.metrics import measure_calibration
 from cxr.evaluation.calibration.operating_point_metrics import measure_operating_points
 from cxr.evaluation.calibration.operating_points import choose_operating_points
-from cxr.evaluation.statistics.curves import threshold_rates
+from cxr.evaluation.metrics.curves import threshold_rates
 
 NAME = "$x_{ COVID-19, a long name \\frac"
 RULES = ["youden", "sensitivity=0.95", "specificity=0.95", "fixed=0.5"]

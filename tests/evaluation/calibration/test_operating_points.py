@@ -11,7 +11,7 @@ from cxr.errors import ConfigurationError, DataError
 from cxr.evaluation.calibration.abstention import AbstainBand, choose_band, parse_abstain
 from cxr.evaluation.calibration.operating_point_metrics import measure_operating_points
 from cxr.evaluation.calibration.operating_points import OperatingPoint, choose_operating_points, parse_rule
-from cxr.evaluation.statistics.intervals import wilson
+from cxr.statistics.intervals import wilson
 
 
 def drawn(num_images: int, seed: int = 0, digits: int = 9) -> tuple[np.ndarray, np.ndarray]:

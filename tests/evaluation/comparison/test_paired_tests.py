@@ -10,8 +10,8 @@ from tests.evaluation.written_runs import draw_records, draw_scores
 
 from cxr.evaluation.comparison.paired_tests import Difference, SeedSpread, SharedResamples, compare, mcnemar
 from cxr.evaluation.comparison.predictions import Predictions
-from cxr.evaluation.statistics.intervals import delong_difference
-from cxr.evaluation.statistics.many_comparisons import holm
+from cxr.statistics.intervals import delong_difference
+from cxr.statistics.many_comparisons import holm
 
 
 def predictions(

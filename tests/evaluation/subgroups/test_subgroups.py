@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 
 from cxr.errors import ConfigurationError
-from cxr.evaluation.statistics.resampling import patient_resamples, percentile_interval
-from cxr.evaluation.statistics.weighted_metrics import weighted_metrics
+from cxr.evaluation.metrics.weighted_metrics import weighted_metrics
 from cxr.evaluation.subgroups.bands import COLUMNS
 from cxr.evaluation.subgroups.subgroups import METRICS, subgroup_table, subgroup_verdict
+from cxr.statistics.resampling import patient_resamples, percentile_interval
 from cxr.training.metrics import classification_metrics
 
 CLASSES = ["covid", "other"]

@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter, StrM
 from numpy.typing import NDArray
 
 from cxr.evaluation.figure_style import FIRST, INK, QUIET, SECOND, drawing, short_name
-from cxr.evaluation.statistics.curves import ThresholdRates
+from cxr.evaluation.metrics.curves import ThresholdRates
 
 _HISTOGRAM_BINS = 20
 _RATES = ("sensitivity", "specificity")
@@ -90,7 +90,7 @@ def draw_operating_points(
     """Sensitivity and specificity against the threshold, with those that were chosen.
 
     Args:
-        rates: of the images that are shown, from :func:`cxr.evaluation.statistics.curves.threshold_rates`.
+        rates: of the images that are shown, from :func:`cxr.evaluation.metrics.curves.threshold_rates`.
         points: entries of `cxr.evaluation.calibration.operating_point_metrics.measure_operating_points` on the
             same images.
         path: the PNG file.

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from cxr.evaluation.calibration.calibration import Calibration
 from cxr.evaluation.calibration.recalibration import UNBOUNDED, log_odds, recalibration_line, resampled_lines
-from cxr.evaluation.statistics.intervals import wilson_by_patient
-from cxr.evaluation.statistics.resampling import patient_resamples, percentile_interval
+from cxr.statistics.intervals import wilson_by_patient
+from cxr.statistics.resampling import patient_resamples, percentile_interval
 
 NUM_BINS = 10
 MIN_IN_BIN = 5  # images that a bin of equal mass holds at least, so far as there are as many

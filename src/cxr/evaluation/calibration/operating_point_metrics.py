@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from cxr.errors import ConfigurationError
 from cxr.evaluation.calibration.metrics import resampled_sums
 from cxr.evaluation.calibration.operating_points import OperatingPoint
-from cxr.evaluation.statistics.intervals import wilson_by_patient
-from cxr.evaluation.statistics.resampling import patient_resamples, percentile_interval
+from cxr.statistics.intervals import wilson_by_patient
+from cxr.statistics.resampling import patient_resamples, percentile_interval
 
 
 def measure_operating_points(

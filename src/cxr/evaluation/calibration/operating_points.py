@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from cxr.errors import ConfigurationError, DataError
 from cxr.evaluation.calibration.abstention import AbstainBand, choose_band, parse_abstain
-from cxr.evaluation.statistics.curves import ThresholdRates, threshold_rates
+from cxr.evaluation.metrics.curves import ThresholdRates, threshold_rates
 
 _FORMS = "youden, sensitivity=0.95, specificity=0.95 or fixed=0.5"
 # Rates are ratios of counts: two that are nearer than this are one.

@@ -20,9 +20,9 @@ from cxr.evaluation.comparison.repeated_runs import (
     rank_configurations,
     seed_spread,
 )
-from cxr.evaluation.statistics.many_comparisons import holm
 from cxr.evaluation.words import LOWER_IS_BETTER, NAMES, counted
 from cxr.pipeline.splits import SPLITS
+from cxr.statistics.many_comparisons import holm
 
 NUM_RESAMPLES = 2000
 MAX_ALL_PAIRS = 10  # configurations up to which every pair is shown; of more, each against the best

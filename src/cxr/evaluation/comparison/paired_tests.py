@@ -16,9 +16,9 @@ from scipy.sparse.csgraph import connected_components
 from scipy.stats import binomtest, t
 
 from cxr.evaluation.comparison.predictions import Predictions
-from cxr.evaluation.statistics.intervals import delong_difference
-from cxr.evaluation.statistics.resampling import patient_resamples
-from cxr.evaluation.statistics.weighted_metrics import weighted_metrics
+from cxr.evaluation.metrics.weighted_metrics import weighted_metrics
+from cxr.statistics.intervals import delong_difference
+from cxr.statistics.resampling import patient_resamples
 from cxr.training.metrics import predicted_classes
 
 MIN_PATIENTS = 10  # below, the spread between resamples says little of the spread between samples

@@ -13,10 +13,10 @@ from cxr.evaluation.comparison.configurations import Factor, describe, repeat_of
 from cxr.evaluation.comparison.finished_runs import FinishedRun
 from cxr.evaluation.comparison.paired_tests import SeedSpread, SharedResamples, everyone_in
 from cxr.evaluation.comparison.predictions import Predictions, pool
-from cxr.evaluation.statistics.metric_intervals import BOUNDS
-from cxr.evaluation.statistics.metrics import measure
-from cxr.evaluation.statistics.resampling import percentile_interval
+from cxr.evaluation.metrics.measures import measure
+from cxr.evaluation.metrics.metric_intervals import BOUNDS
 from cxr.evaluation.words import LOWER_IS_BETTER, NAMES, Estimate, read_estimate
+from cxr.statistics.resampling import percentile_interval
 
 # metrics.json and predictions are written together; a greater difference says that one of them is of another day.
 _SAME = 1e-4

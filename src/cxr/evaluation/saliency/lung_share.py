@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cxr.evaluation.statistics.patient_mean import patient_mean
+from cxr.statistics.patient_mean import patient_mean
 
 
 def share_inside(maps: NDArray[np.floating], inside: NDArray[np.bool_]) -> NDArray[np.float64]:

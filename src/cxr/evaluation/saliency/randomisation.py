@@ -18,7 +18,7 @@ from scipy import stats
 from torch import Tensor, nn
 
 from cxr.evaluation.saliency.grad_cam import signed_maps
-from cxr.evaluation.statistics.patient_mean import patient_mean
+from cxr.statistics.patient_mean import patient_mean
 from cxr.training.backbones import create_backbone
 from cxr.training.module import CXRModule
 

@@ -8,9 +8,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cxr.evaluation.statistics.intervals import Interval, auroc_score, wilson_by_patient
-from cxr.evaluation.statistics.resampling import percentile_interval
 from cxr.evaluation.words import counted
+from cxr.statistics.intervals import Interval, auroc_score, wilson_by_patient
+from cxr.statistics.resampling import percentile_interval
 from cxr.training.metrics import classification_metrics, predicted_classes
 
 METRICS: Final = ("auroc", "sensitivity", "specificity")
@@ -57,7 +57,7 @@ class Cohort:
 
     Args:
         groups: (N,) patient group of each image.
-        resamples: (R, N) from `cxr.evaluation.statistics.resampling.patient_resamples`.
+        resamples: (R, N) from `cxr.statistics.resampling.patient_resamples`.
     """
 
     groups: NDArray[np.object_]

@@ -12,9 +12,9 @@ from scipy.optimize import brentq
 from scipy.stats import chi2, ncx2
 
 from cxr.errors import DataError
-from cxr.evaluation.statistics.many_comparisons import holm
-from cxr.evaluation.statistics.resampling import patient_resamples
 from cxr.evaluation.subgroups.bands import COLUMNS, Bands, bands_of
+from cxr.statistics.many_comparisons import holm
+from cxr.statistics.resampling import patient_resamples
 
 LEVEL: Final = 0.05
 

@@ -11,10 +11,10 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import norm
 
-from cxr.evaluation.statistics.many_comparisons import holm
-from cxr.evaluation.statistics.resampling import patient_resamples, percentile_interval
 from cxr.evaluation.subgroups.bands import COLUMNS, MISSING, Bands, bands_of
 from cxr.evaluation.subgroups.cohort import METRICS, Cohort, Part
+from cxr.statistics.many_comparisons import holm
+from cxr.statistics.resampling import patient_resamples, percentile_interval
 
 LEVEL: Final = 0.05
 
@@ -39,7 +39,7 @@ def subgroup_table(
     their own, and a comparison of sexes would become one of sources. The missing ones are a subgroup themselves, and
     are compared with all that are known.
 
-    Limits of a sensitivity or a specificity: see `cxr.evaluation.statistics.intervals.wilson_by_patient`; of an AUROC:
+    Limits of a sensitivity or a specificity: see `cxr.statistics.intervals.wilson_by_patient`; of an AUROC:
     percentiles of patient resamples, or, where it is 0 or 1, `auroc_score` of the patients.
 
     A difference is taken within each resample. Its variance is the one of these differences, but no less than it

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from cxr.evaluation.statistics.resampling import MIN_GROUPS, bounded_interval, patient_resamples, percentile_interval
+from cxr.statistics.resampling import MIN_GROUPS, bounded_interval, patient_resamples, percentile_interval
 
 
 def patients(generator: np.random.Generator, number: int) -> tuple[list[str], np.ndarray]:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cxr.evaluation.statistics.curves import curve_bands, threshold_rates
+from cxr.evaluation.metrics.curves import curve_bands, threshold_rates
 
 
 def test_curve_passes_through_the_rates_of_every_threshold() -> None:

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cxr.evaluation.statistics.intervals import Interval
-from cxr.evaluation.statistics.metric_intervals import metric_intervals, num_patients, shares_of_images
+from cxr.evaluation.metrics.metric_intervals import metric_intervals, num_patients, shares_of_images
+from cxr.statistics.intervals import Interval
 from cxr.training.metrics import classification_metrics, confusion_matrix, predicted_classes
 
 METRICS = (

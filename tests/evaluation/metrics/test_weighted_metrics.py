@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cxr.evaluation.statistics.weighted_metrics import weighted_metrics
+from cxr.evaluation.metrics.weighted_metrics import weighted_metrics
 from cxr.training.metrics import classification_metrics
 
 

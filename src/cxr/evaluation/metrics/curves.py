@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cxr.evaluation.statistics.resampling import MIN_GROUPS, patient_resamples
-from cxr.evaluation.statistics.weighted_metrics import CHUNK, cumulated, rank
+from cxr.evaluation.metrics.weighted_metrics import CHUNK, cumulated, rank
+from cxr.statistics.resampling import MIN_GROUPS, patient_resamples
 
 NUM_POINTS = 201  # places along a curve at which its band is computed
 _ROUNDING = 1e-9  # a place and a rate that are the same number may differ by it

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from cxr.evaluation.statistics.metrics import METRICS, measure
+from cxr.evaluation.metrics.measures import METRICS, measure
 from cxr.training.metrics import classification_metrics
 
 NAMES = ["covid", "other"]

@@ -10,9 +10,9 @@ from statistics import fmean
 import numpy as np
 from numpy.typing import NDArray
 
-from cxr.evaluation.statistics.intervals import Interval, auroc_score, combine, wilson, wilson_by_patient
-from cxr.evaluation.statistics.resampling import MIN_GROUPS, bounded_interval, patient_resamples
-from cxr.evaluation.statistics.weighted_metrics import weighted_metrics
+from cxr.evaluation.metrics.weighted_metrics import weighted_metrics
+from cxr.statistics.intervals import Interval, auroc_score, combine, wilson, wilson_by_patient
+from cxr.statistics.resampling import MIN_GROUPS, bounded_interval, patient_resamples
 from cxr.training.metrics import classification_metrics, predicted_classes
 
 ONE_PATIENT = "all its images are of one patient"

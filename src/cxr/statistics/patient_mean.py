@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cxr.evaluation.statistics.resampling import patient_resamples, percentile_interval
+from cxr.statistics.resampling import patient_resamples, percentile_interval
 
 NUM_RESAMPLES = 1000
 MIN_PATIENTS = 5  # resamples of fewer hold too few different sets to tell where the limits lie

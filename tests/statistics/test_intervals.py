@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from cxr.evaluation.statistics.intervals import (
+from cxr.statistics.intervals import (
     Interval,
     auroc_score,
     combine,
