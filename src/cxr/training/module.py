@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from cxr.errors import ConfigurationError, DivergedError
 from cxr.training.backbones import LoadedWeights, create_backbone
+from cxr.training.fused_inference import fuse_for_inference
 from cxr.training.losses import TrainingLoss, evaluation_losses
 from cxr.training.metrics import classification_metrics
 from cxr.training.optimizers import build_optimizer, parameter_groups
@@ -104,11 +106,26 @@ class CXRModule(pl.LightningModule):
         self.epoch_metrics: dict[str, dict[str, float]] = {}
         self._outputs: dict[str, list[tuple[Tensor, Tensor, Tensor, Tensor]]] = {"train": [], "val": [], "test": []}
         self._num_checked = 0
+        # In a tuple, where it is neither a part of the module nor of its checkpoints.
+        self._fused: tuple[nn.Module, ...] = ()
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits (B, C) of grey images (B, 1, H, W): uint8, or float on the same scale of 0 to 255."""
-        logits: Tensor = self.network(self.normalised(image[:, 0].to(self.pixel_scale.dtype)))
+        network = self._fused[0] if self._fused and not torch.is_grad_enabled() else self.network
+        logits: Tensor = network(self.normalised(image[:, 0].to(self.pixel_scale.dtype)))
         return logits
+
+    @contextmanager
+    def fused(self) -> Iterator[None]:
+        """Within, answers without gradients come sooner on a CPU, equal to rounding; the weights must not change.
+
+        The module has to be in evaluation mode, see `cxr.training.fused_inference.fuse_for_inference`.
+        """
+        self._fused = (fuse_for_inference(self.network),)
+        try:
+            yield
+        finally:
+            self._fused = ()
 
     def normalised(self, grey: Tensor) -> Tensor:
         """Three normalised channels (B, 3, H, W) of (B, H, W), laid out channels-last, as convolutions like them."""
@@ -185,12 +202,16 @@ class CXRModule(pl.LightningModule):
         self._clear("train")
 
     def on_validation_epoch_start(self) -> None:
-        self._clear("val")
-        self._share_buffers()
+        self._begin_evaluation("val")
 
     def on_test_epoch_start(self) -> None:
-        self._clear("test")
+        self._begin_evaluation("test")
+
+    def _begin_evaluation(self, split: str) -> None:
+        self._clear(split)
         self._share_buffers()
+        if str(self.trainer.precision) == "32-true":  # what is fused knows nothing of automatic casts
+            self._fused = (fuse_for_inference(self.network),)
 
     def on_train_epoch_end(self) -> None:
         self._check_losses()
@@ -208,6 +229,7 @@ class CXRModule(pl.LightningModule):
 
     def _clear(self, split: str) -> None:
         self._outputs[split].clear()
+        self._fused = ()
         if split == "train":
             self._num_checked = 0
 

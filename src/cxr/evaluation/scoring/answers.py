@@ -84,18 +84,20 @@ def answer(
             f"({', '.join(str(len(each)) for each in keys)} images, {shared} common to all); give runs with one split, "
             "all folds of one cross-validation, or another collection with data=..."
         )
-    answers = [
-        score(
-            run.module,
-            subject.batches,
-            device,
-            num_images=len(subject.records),
-            title=f"Scoring {subject.title}" + (f", network {number + 1} of {len(runs)}" if len(runs) > 1 else ""),
-            tta=tta,
-            progress=progress,
-        ).probabilities
-        for number, (run, subject) in enumerate(zip(runs, subjects, strict=True))
-    ]
+    answers = []
+    for number, (run, subject) in enumerate(zip(runs, subjects, strict=True)):
+        title = f"Scoring {subject.title}" + (f", network {number + 1} of {len(runs)}" if len(runs) > 1 else "")
+        with run.module.to(device).eval().fused():
+            scores = score(
+                run.module,
+                subject.batches,
+                device,
+                num_images=len(subject.records),
+                title=title,
+                tta=tta,
+                progress=progress,
+            )
+        answers.append(scores.probabilities)
     if len(runs) == 1:
         return Answers(subjects[0], answers[0], {})
     if pooled:
