@@ -93,6 +93,21 @@ def test_a_network_that_cannot_be_followed_is_returned_as_it_is() -> None:
     assert fuse_for_inference(network) is network
 
 
+@pytest.mark.parametrize("broken", [float("nan"), 1e38])
+def test_what_is_not_a_number_is_not_turned_into_an_answer(broken: float) -> None:
+    torch.manual_seed(0)
+    network = lived_in(timm.create_model("resnet10t", num_classes=2, pretrained=False))
+    with torch.no_grad():
+        for part in network.modules():
+            if isinstance(part, nn.Conv2d):
+                part.weight.fill_(broken)
+    with torch.inference_mode():
+        assert not torch.isfinite(network(images(2, 32))).any()
+        fused = fuse_for_inference(network)
+        assert fused_parts(fused)
+        assert not torch.isfinite(fused(images(2, 32))).any()
+
+
 def test_half_precision_is_left_alone() -> None:
     network = timm.create_model("test_resnet", num_classes=2, pretrained=False).eval().to(torch.bfloat16)
     assert fuse_for_inference(network) is network
