@@ -10,7 +10,18 @@ import pytest
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "cxr"
 
 # A place may import itself and those before it.  The command-line modules come last; only they know the configuration.
-JOURNEY = ["errors", "allocator", "statistics", "sources", "images", "audit", "pipeline", "training", "evaluation"]
+JOURNEY = [
+    "errors",
+    "allocator",
+    "interruption",
+    "statistics",
+    "sources",
+    "images",
+    "audit",
+    "pipeline",
+    "training",
+    "evaluation",
+]
 CONFIGURATION = {"config", "config_check"}
 # The same holds for the rooms of the last floor; files that stand beside them and are not named come last.
 ROOMS = [
@@ -75,7 +86,9 @@ def test_every_floor_is_in_the_journey() -> None:
     assert folders <= set(JOURNEY)
 
 
-@pytest.mark.parametrize("name", ["config", "config_check", "command_line", "help_text", "errors", "allocator"])
+@pytest.mark.parametrize(
+    "name", ["config", "config_check", "command_line", "help_text", "errors", "allocator", "interruption"]
+)
 def test_what_runs_before_the_check_does_not_import_torch(name: str) -> None:
     heavy = {"torch", "torchvision", "timm", "pytorch_lightning", "torchmetrics", "wandb", "pandas", "matplotlib"}
     tops = {module.split(".")[0] for module in imported(SOURCE / f"{name}.py")}

@@ -14,6 +14,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -243,8 +244,15 @@ def test_an_absent_collection_names_the_ways_out(tmp_path: Path) -> None:
     assert json.loads((the_run(tmp_path, "default") / "status.json").read_text())["status"] == "failed"
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_ends_a_run_with_its_status(number: signal.Signals, status: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "status", "moment"),
+    [
+        (signal.SIGTERM, 143, "last.ckpt"),
+        (signal.SIGINT, 130, "last.ckpt"),
+        (signal.SIGTERM, 143, ".last.ckpt.*"),  # while it is written
+    ],
+)
+def test_a_signal_ends_a_run_with_its_status(number: signal.Signals, status: int, moment: str, tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "train.py"), *TINY, "trainer.max_epochs=1000", "logger=none"],
         cwd=tmp_path,
@@ -253,11 +261,14 @@ def test_a_signal_ends_a_run_with_its_status(number: signal.Signals, status: int
         text=True,
     )
     until = time.monotonic() + 120
-    while not list(tmp_path.glob("outputs/demo/*/checkpoints/last.ckpt")) and time.monotonic() < until:
-        time.sleep(0.2)
+    while not list(tmp_path.glob(f"outputs/demo/*/checkpoints/{moment}")) and time.monotonic() < until:
+        time.sleep(0.002)
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == status, errors
-    content: dict[str, Any] = json.loads((the_run(tmp_path) / "status.json").read_text())
+    finished = the_run(tmp_path)
+    content: dict[str, Any] = json.loads((finished / "status.json").read_text())
     assert content["status"] == "interrupted"
     assert content["exit_status"] == status
+    assert sorted(path.name for path in (finished / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
+    assert torch.load(finished / "checkpoints" / "last.ckpt", weights_only=True)["epoch"] >= 0

@@ -7,7 +7,6 @@ the configuration is composed as Hydra will compose it, for every value of a swe
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from cxr.config import FIXED_BY_CHECKPOINT, SCHEMAS, keys
 from cxr.config_check import SettingError, check, check_key, check_value, explain, nearest
 from cxr.errors import ConfigurationError, CxrError
 from cxr.help_text import help_text
+from cxr.interruption import listen
 
 CONF_DIR = Path(__file__).resolve().parents[2] / "conf"
 # Composing takes some 30 ms; the values of a longer sweep are checked as their jobs begin.
@@ -95,8 +95,7 @@ def launch(
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
         return _say(error)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _stop)
+    listen()
 
     sys.argv[1:] = [_open(word) for word in arguments]
     jobs: list[Job] = []
@@ -142,10 +141,6 @@ def _open(word: str) -> str:
     The names below ``data.sources`` and ``data.classes`` are not Hydra's to know; they were checked here.
     """
     return f"++{word}" if word.startswith(("data.sources.", "data.classes.")) and "=" in word else word
-
-
-def _stop(number: int, _frame: object) -> None:
-    raise SystemExit(128 + number)
 
 
 def _say(error: CxrError) -> int:

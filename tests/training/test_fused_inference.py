@@ -8,7 +8,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from cxr.training.fused_inference import FusedConvolution, fuse_for_inference
+from cxr.training.fused_inference import FusedConvolution, FusedNetwork, fuse_for_inference
 from cxr.training.module import CXRModule
 from cxr.training.run_directory import RunDirectory
 from cxr.training.trainer import build_trainer
@@ -106,6 +106,24 @@ def test_what_is_not_a_number_is_not_turned_into_an_answer(broken: float) -> Non
         fused = fuse_for_inference(network)
         assert fused_parts(fused)
         assert not torch.isfinite(fused(images(2, 32))).any()
+
+
+def test_new_weights_count_from_the_next_answers_on() -> None:
+    network = lived_in(timm.create_model("test_resnet", num_classes=2, pretrained=False))
+    fused = fuse_for_inference(network)
+    assert isinstance(fused, FusedNetwork)
+    with torch.inference_mode():
+        fused(images(2, 32))
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.mul_(1.1)
+        for part in network.modules():
+            if isinstance(part, nn.BatchNorm2d):
+                assert part.running_mean is not None
+                part.running_mean.add_(0.1)
+    fused.forget()
+    with torch.inference_mode():
+        torch.testing.assert_close(fused(images(2, 32)), network(images(2, 32)), rtol=1e-4, atol=1e-5)
 
 
 def test_half_precision_is_left_alone() -> None:

@@ -1,4 +1,4 @@
-"""Which weights are kept, when does training stop early, and what is said of a step?"""
+"""Which weights are kept, when does training stop, and what is said of a step?"""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from pytorch_lightning.utilities import rank_zero_warn
 
+from cxr.interruption import defer, end_if_asked, resume
 from cxr.training.module import CXRModule
 
 MONITOR = "val/auroc"
@@ -100,6 +101,29 @@ class BestEarlyStopping(EarlyStopping):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         _fall_back(self, trainer)
         super().on_train_epoch_end(trainer, pl_module)
+
+
+class EndBetweenBatches(pl.Callback):
+    """Let SIGINT and SIGTERM end the training between two batches: not within a step, nor while a file is written.
+
+    The last of the callbacks, so that all others have finished with a batch.
+    """
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        defer()
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        end_if_asked()
+
+    def on_validation_batch_end(self, *_: Any, **__: Any) -> None:
+        end_if_asked()
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        # Also after an exception, which may be that of a signal.
+        resume()
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        end_if_asked()
 
 
 class StepMonitor(pl.Callback):

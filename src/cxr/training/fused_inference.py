@@ -25,7 +25,7 @@ _PASS_ON = (nn.Identity, nn.Dropout)  # in evaluation, what comes in goes out
 def fuse_for_inference(network: nn.Module) -> nn.Module:
     """A network that gives the same answers as this one, to rounding, for evaluation without gradients.
 
-    Where weights were folded it holds its own, as they are now. A network with nothing to fuse, one that cannot be
+    It is a `FusedNetwork`, to be told when weights have changed. A network with nothing to fuse, one that cannot be
     followed, and one that is not on a CPU in float32 are returned as they are.
 
     Args:
@@ -40,9 +40,7 @@ def fuse_for_inference(network: nn.Module) -> nn.Module:
         return network
     fused = fx.GraphModule(network, graph)
     convolutions = [node for node in graph.nodes if _is(fused, node, nn.Conv2d)]
-    with torch.no_grad():
-        num_fused = sum(_fuse(fused, node) for node in convolutions)
-    if not num_fused:
+    if not sum(_fuse(fused, node) for node in convolutions):
         return network
     fused.delete_all_unused_submodules()
     fused.recompile()
@@ -53,7 +51,8 @@ class FusedNetwork(nn.Module):
     """A fused network that is held against the one that it was made of before it is believed.
 
     Where activations overflow, oneDNN's ReLU turns what is not a number into 0, and a network that diverged would give
-    answers. The first image of all is therefore answered by both; if they disagree, the plain network answers all.
+    answers. With new weights the first image of all is therefore answered by both; if they disagree, the plain network
+    answers all.
 
     Args:
         fused: what `fuse_for_inference` makes of it.
@@ -66,41 +65,60 @@ class FusedNetwork(nn.Module):
         self._plain = (plain,)  # in a tuple: not a part of this
         self._agree: bool | None = None
 
+    def forget(self) -> None:
+        """Let go of the weights that were folded; the next answers are given with those of then."""
+        self._agree = None
+        for part in self.fused.modules():
+            if isinstance(part, FusedConvolution):
+                part.forget()
+
     def forward(self, image: Tensor) -> Tensor:
+        """Logits (B, C) of images (B, 3, H, W)."""
+        if self._agree is False:
+            return cast(Tensor, self._plain[0](image))
+        answers = cast(Tensor, self.fused(image))
         if self._agree is None:
-            expected, given = self._plain[0](image[:1]), self.fused(image[:1])
-            self._agree = bool((given - expected).abs().max() <= _TOLERANCE * expected.abs().max())
-        return cast(Tensor, self.fused(image) if self._agree else self._plain[0](image))
+            expected = self._plain[0](image[:1])
+            self._agree = bool((answers[:1] - expected).abs().max() <= _TOLERANCE * expected.abs().max())
+            return answers if self._agree else self(image)
+        return answers
 
 
 class FusedConvolution(nn.Module):
-    """A convolution, then perhaps an addition and an activation, in one pass over the memory.
+    """A convolution, its normalisation, then perhaps an addition and an activation, in one pass over the memory.
 
     Args:
-        weight: (C_out, C_in / groups, K, K).
-        bias: (C_out,) or None.
-        like: gives stride, padding, dilation and groups.
+        convolution: with zeros around the image.
+        norm: is folded into the weights; None for none.
         activation: comes last; None for none.
         in_place: whether the sum may be written over what is added.
     """
 
     def __init__(
-        self, weight: Tensor, bias: Tensor | None, like: nn.Conv2d, activation: nn.Module | None, *, in_place: bool
+        self, convolution: nn.Conv2d, norm: nn.BatchNorm2d | None, activation: nn.Module | None, *, in_place: bool
     ) -> None:
         super().__init__()
-        self._weight = weight.contiguous(memory_format=torch.channels_last)
-        self._bias = bias
+        like = convolution
         self._shape: tuple[Any, ...] = (list(like.padding), list(like.stride), list(like.dilation), like.groups)
+        self._made_of = (convolution, norm)  # in a tuple: not a part of this
         self._relu = isinstance(activation, nn.ReLU)
         self._activation = None if self._relu else activation
         self._in_place = in_place
-        self._packed: Tensor | None = None
+        self._weights: tuple[Tensor, Tensor | None] | None = None
+
+    def forget(self) -> None:
+        """Fold anew at the next call."""
+        self._weights = None
 
     def forward(self, image: Tensor, other: Tensor | None = None) -> Tensor:
         """(B, C_out, H', W') of ``image`` (B, C_in, H, W), to which ``other`` is added."""
-        if self._packed is None:  # laid out as suits the first image; for other sizes oneDNN sees to it at each call
-            self._packed = torch.ops.mkldnn._reorder_convolution_weight(self._weight, *self._shape, list(image.shape))
-        given, relu = (self._packed, self._bias, *self._shape), "relu" if self._relu else None
+        if self._weights is None:
+            weight, bias = _folded(*self._made_of)
+            weight = weight.contiguous(memory_format=torch.channels_last)
+            # Laid out as suits the first image; for those of other sizes oneDNN sees to it at each call.
+            weight = torch.ops.mkldnn._reorder_convolution_weight(weight, *self._shape, list(image.shape))
+            self._weights = (weight, bias)
+        given, relu = (*self._weights, *self._shape), "relu" if self._relu else None
         if other is None:
             result = torch.ops.mkldnn._convolution_pointwise(image, *given, relu or "none", [], "")
         elif self._in_place and self._fits(image, other):
@@ -115,10 +133,10 @@ class FusedConvolution(nn.Module):
         sides = (
             (side + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
             for side, kernel, padding, stride, dilation in zip(
-                image.shape[2:], self._weight.shape[2:], *self._shape[:3], strict=True
+                image.shape[2:], self._made_of[0].kernel_size, *self._shape[:3], strict=True
             )
         )
-        return other.shape == (len(image), len(self._weight), *sides)
+        return other.shape == (len(image), self._made_of[0].out_channels, *sides)
 
 
 class _Tracer(fx.Tracer):
@@ -156,13 +174,12 @@ def _fuse(fused: fx.GraphModule, node: fx.Node) -> bool:
     convolution: nn.Conv2d = _layer(fused, node)
     if convolution.padding_mode != "zeros" or isinstance(convolution.padding, str):
         return False
-    weight, bias, activation = convolution.weight, convolution.bias, None
+    norm, activation = None, None
     before, after = _next(fused, node)
     if after is not None and _is(fused, after, nn.BatchNorm2d):
         norm = _layer(fused, after)
         if norm.running_mean is None:  # it looks at the batch, also in evaluation
             return False
-        weight, bias = _folded(convolution, norm)
         activation = norm.act if isinstance(norm, BatchNormAct2d) and not isinstance(norm.act, nn.Identity) else None
         before, after = _next(fused, after)
     other, place = None, node
@@ -179,7 +196,7 @@ def _fuse(fused: fx.GraphModule, node: fx.Node) -> bool:
         return False
     in_place = other is not None and _is_free(fused, other, place)
     name = f"fused_{str(node.target).replace('.', '_')}"
-    fused.add_submodule(name, FusedConvolution(weight, bias, convolution, activation, in_place=in_place))
+    fused.add_submodule(name, FusedConvolution(convolution, norm, activation, in_place=in_place))
     with fused.graph.inserting_before(place):
         made = fused.graph.call_module(name, (node.args[0],) if other is None else (node.args[0], other))
     before.replace_all_uses_with(made)
@@ -187,20 +204,23 @@ def _fuse(fused: fx.GraphModule, node: fx.Node) -> bool:
     return True
 
 
-def _folded(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Weight and bias of a convolution that is normalised already; worked out in float64, since they are kept."""
+def _folded(convolution: nn.Conv2d, norm: nn.BatchNorm2d | None) -> tuple[Tensor, Tensor | None]:
+    """Weight and bias of a convolution that is normalised already."""
+    if norm is None:
+        return convolution.weight.detach(), None if convolution.bias is None else convolution.bias.detach()
     mean, variance = norm.running_mean, norm.running_var
     assert mean is not None
     assert variance is not None
-    scale = (variance.double() + norm.eps).rsqrt()
-    if norm.weight is not None:
-        scale = scale * norm.weight.double()
-    offset = -mean.double() * scale
-    if convolution.bias is not None:
-        offset = offset + convolution.bias.double() * scale
-    if norm.bias is not None:
-        offset = offset + norm.bias.double()
-    return (convolution.weight.double() * scale[:, None, None, None]).float(), offset.float()
+    with torch.no_grad():  # the constants in float64: they are rounded once
+        scale = (variance.double() + norm.eps).rsqrt()
+        if norm.weight is not None:
+            scale = scale * norm.weight.double()
+        offset = -mean.double() * scale
+        if convolution.bias is not None:
+            offset = offset + convolution.bias.double() * scale
+        if norm.bias is not None:
+            offset = offset + norm.bias.double()
+        return convolution.weight * scale.float()[:, None, None, None], offset.float()
 
 
 def _is_free(fused: fx.GraphModule, node: fx.Node, place: fx.Node) -> bool:

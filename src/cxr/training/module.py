@@ -14,7 +14,7 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 
 from cxr.errors import ConfigurationError, DivergedError
 from cxr.training.backbones import LoadedWeights, create_backbone
-from cxr.training.fused_inference import fuse_for_inference
+from cxr.training.fused_inference import FusedNetwork, fuse_for_inference
 from cxr.training.losses import TrainingLoss, evaluation_losses
 from cxr.training.metrics import classification_metrics
 from cxr.training.optimizers import build_optimizer, parameter_groups
@@ -106,12 +106,13 @@ class CXRModule(pl.LightningModule):
         self.epoch_metrics: dict[str, dict[str, float]] = {}
         self._outputs: dict[str, list[tuple[Tensor, Tensor, Tensor, Tensor]]] = {"train": [], "val": [], "test": []}
         self._num_checked = 0
-        # In a tuple, where it is neither a part of the module nor of its checkpoints.
-        self._fused: tuple[nn.Module, ...] = ()
+        # In tuples, where they are neither parts of the module nor of its checkpoints.
+        self._fused: tuple[nn.Module, ...] = ()  # what was made of the network, once it was wanted
+        self._answering: tuple[nn.Module, ...] = ()  # it, while it answers in place of the network
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits (B, C) of grey images (B, 1, H, W): uint8, or float on the same scale of 0 to 255."""
-        network = self._fused[0] if self._fused and not torch.is_grad_enabled() else self.network
+        network = self._answering[0] if self._answering and not torch.is_grad_enabled() else self.network
         logits: Tensor = network(self.normalised(image[:, 0].to(self.pixel_scale.dtype)))
         return logits
 
@@ -121,11 +122,24 @@ class CXRModule(pl.LightningModule):
 
         The module has to be in evaluation mode, see `cxr.training.fused_inference.fuse_for_inference`.
         """
-        self._fused = (fuse_for_inference(self.network),)
+        self._begin_fused()
         try:
             yield
         finally:
-            self._fused = ()
+            self._end_fused()
+
+    def _begin_fused(self) -> None:
+        if self.device.type != "cpu":
+            return
+        if not self._fused:
+            self._fused = (fuse_for_inference(self.network),)
+        self._answering = self._fused
+
+    def _end_fused(self) -> None:
+        self._answering = ()
+        for network in self._fused:
+            if isinstance(network, FusedNetwork):
+                network.forget()
 
     def normalised(self, grey: Tensor) -> Tensor:
         """Three normalised channels (B, 3, H, W) of (B, H, W), laid out channels-last, as convolutions like them."""
@@ -211,7 +225,7 @@ class CXRModule(pl.LightningModule):
         self._clear(split)
         self._share_buffers()
         if str(self.trainer.precision) == "32-true":  # what is fused knows nothing of automatic casts
-            self._fused = (fuse_for_inference(self.network),)
+            self._begin_fused()
 
     def on_train_epoch_end(self) -> None:
         self._check_losses()
@@ -229,7 +243,7 @@ class CXRModule(pl.LightningModule):
 
     def _clear(self, split: str) -> None:
         self._outputs[split].clear()
-        self._fused = ()
+        self._end_fused()
         if split == "train":
             self._num_checked = 0
 

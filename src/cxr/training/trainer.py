@@ -12,7 +12,7 @@ from pytorch_lightning.strategies import DDPStrategy, Strategy
 
 from cxr.errors import ConfigurationError
 from cxr.training.accelerators import resolve_devices, resolve_precision
-from cxr.training.callbacks import BestCheckpoint, BestEarlyStopping, LastCheckpoint, StepMonitor
+from cxr.training.callbacks import BestCheckpoint, BestEarlyStopping, EndBetweenBatches, LastCheckpoint, StepMonitor
 from cxr.training.checkpoint_io import DurableCheckpointIO
 from cxr.training.history import EpochHistory
 from cxr.training.progress import EpochProgress
@@ -87,6 +87,7 @@ def build_trainer(
     ]
     if early_stopping_patience is not None:
         callbacks.append(BestEarlyStopping(early_stopping_patience))
+    callbacks.append(EndBetweenBatches())
     return pl.Trainer(
         **devices,
         precision=precision,  # type: ignore[arg-type]
