@@ -9,7 +9,8 @@ radiographs with the same batch size and number of threads. cxr runs what train.
 `aug_transforms` and `Normalize`, from the files: once as it comes, with the loader processes that it chooses itself (as
 many as there are cores), and once without any, which suits few cores better. What is wanted is wanted against fastai as
 it comes; the other is printed beside it. The network alone - forward, backward and AdamW on batches that lie ready in
-memory; forward without gradients in batches of the size that cxr validates with - is what nobody can go below.
+memory; forward without gradients in batches of the size that cxr validates with - shows what all else costs; only in
+validation can cxr go below it, because there it fuses the network.
 
 Each side has a process of its own for each image size; they take turns, an epoch each, and those whose turn it is not
 wait. The first epoch of each warms up. Given are medians of the wall time over the turns, and of the ratio within each
@@ -60,7 +61,7 @@ def main() -> int:
         return 2
     with tempfile.TemporaryDirectory() as folder:
         table = Path(folder) / "images.csv"
-        write_table(table, given.data / "covid-chestxray-dataset" / "images", given.images)
+        write_table(table, given.data / "covid-chestxray-dataset" / "images", given.images, given.val_images)
         return compare(given, table)
 
 
@@ -68,7 +69,8 @@ def read_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder that holds covid-chestxray-dataset")
     parser.add_argument("--sizes", type=int, nargs="+", default=[224, 512], help="side of the images, pixels")
-    parser.add_argument("--images", type=int, default=64, help="training images; half as many more validate")
+    parser.add_argument("--images", type=int, default=64, help="training images")
+    parser.add_argument("--val-images", type=int, help="validation images; half as many as train if not given")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each side; one more warms up")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--threads", type=int, default=2)
@@ -80,17 +82,19 @@ def read_arguments() -> argparse.Namespace:
     if given.images < given.batch_size or given.images % given.batch_size:
         parser.error(f"--images {given.images}: fastai leaves out a last batch that is not full; "
                      f"give a multiple of {given.batch_size}")  # fmt: skip
+    if given.val_images is None:
+        given.val_images = given.images // 2
     if given.rounds < 1:
         parser.error(f"--rounds {given.rounds}: give at least 1")
     return given
 
 
-def write_table(table: Path, folder: Path, num_train: int) -> None:
+def write_table(table: Path, folder: Path, num_train: int, num_val: int) -> None:
     """Choose readable, different pictures from all over the folder: image (absolute), label, split."""
     from cxr.images.decode import UnreadableImageError, read_grey
 
     paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in SUFFIXES)
-    wanted = num_train + num_train // 2
+    wanted = num_train + num_val
     if len(paths) < wanted:
         raise SystemExit(f"{folder}: {wanted} images are wanted, it holds {len(paths)}")
     chosen: dict[str, Path] = {}
@@ -109,8 +113,9 @@ def write_table(table: Path, folder: Path, num_train: int) -> None:
         writer = csv.writer(stream)
         writer.writerow(("image", "label", "split"))
         for number, path in enumerate(chosen.values()):
-            # Every third validates, so that both parts have the same mixture of files.
-            split, label = ("val" if number % 3 == 2 else "train"), "ab"[number // 3 % 2]
+            # Spread evenly, so that both parts have the same mixture of files.
+            validates = (number + 1) * num_val // wanted > number * num_val // wanted
+            split, label = ("val" if validates else "train"), "ab"[number // 3 % 2]
             writer.writerow((path.name, label, split))
 
 
@@ -123,7 +128,7 @@ def compare(given: argparse.Namespace, table: Path) -> int:
             f"{size} px: cxr's two checkpoints took {median(turns['cxr'], 'checkpoints'):.2f} s an epoch, not counted; "
             f"peak memory: {peaks}"
         )
-        for phase, num_images in (("train", given.images), ("val", given.images // 2)):
+        for phase, num_images in (("train", given.images), ("val", given.val_images)):
             costs = {side: [1e3 * turn[phase] / num_images for turn in turns[side]] for side in turns}
             floor = statistics.median(a / b for a, b in zip(costs["cxr"], costs["network alone"], strict=True))
             # A ratio within each turn: a machine that slows down slows down all.
@@ -194,6 +199,7 @@ def start(name: str, given: argparse.Namespace, table: Path, size: int, num_work
         "--data": given.data,
         "--sizes": size,
         "--images": given.images,
+        "--val-images": given.val_images,
         "--rounds": given.rounds + 1,
         "--batch-size": given.batch_size,
         "--threads": given.threads,
@@ -334,7 +340,7 @@ def train_network(given: argparse.Namespace, watch: Stopwatch) -> None:
 
     torch.set_num_threads(given.threads)
     torch.manual_seed(0)
-    size, num_val = given.sizes[0], given.images // 2
+    size, num_val = given.sizes[0], given.val_images
     network = create_backbone(given.backbone, num_classes=2, image_size=size, pretrained=False).network
     optimizer = build_optimizer(parameter_groups(network, 0.01), fused=True)
 
@@ -417,7 +423,7 @@ def train_fastai(given: argparse.Namespace, watch: Stopwatch) -> None:
 
 
 def check_counts(given: argparse.Namespace, num_train: int, num_val: int) -> None:
-    wanted = (given.images, given.images // 2)
+    wanted = (given.images, given.val_images)
     if (num_train, num_val) != wanted:
         raise SystemExit(f"{given.side}: {num_train} training and {num_val} validation images, not {wanted}")
 
