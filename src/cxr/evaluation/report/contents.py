@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from platform import python_version
 from typing import Any
 
 import pandas as pd
@@ -16,9 +15,9 @@ import yaml
 from cxr.errors import ConfigurationError
 from cxr.evaluation.metrics_file import read_metrics
 from cxr.pipeline.splits import SPLITS
+from cxr.training.environment import package_versions
 from cxr.training.run_directory import RunDirectory
 
-PACKAGES = ("cxr", "torch", "torchvision", "timm", "pytorch-lightning", "numpy", "scipy", "pandas", "matplotlib")
 FIRST_SHOWN = ("test", "val", "train")
 
 
@@ -110,29 +109,42 @@ def read_contents(run: RunDirectory, names: Sequence[str] | None = None) -> Cont
         history=_history(run.history_path, missing),
         looks=_table(run.looks_path, missing),
         status=_object(run.status_path, missing),
-        environment=_object(run.path / "environment.json", []),
+        environment=_object(run.environment_path, []),
         missing=missing,
     )
 
 
 def versions(contents: Contents) -> list[tuple[str, str]]:
     """Name and version of what the run was trained with where that is recorded, and of what evaluates it now."""
-    now = [("Python", python_version())]
-    for package in PACKAGES:
-        try:
-            now.append((package, version(package)))
-        except PackageNotFoundError:  # the source folder on the path, without an installation
-            now.append((package, "not installed as a package"))
     recorded = contents.environment.get("versions")
     trained = recorded if isinstance(recorded, dict) else {}
     return [(name, f"{trained[name]} in training, {number} now") if name in trained else (name, number)
-            for name, number in now]  # fmt: skip
+            for name, number in package_versions().items()]  # fmt: skip
 
 
 def revision(contents: Contents) -> str | None:
-    """The git commit of the program that trained the run, where the run recorded it."""
+    """The git commit of the program that trained the run, where the run recorded it, and whether it was changed."""
     commit = contents.environment.get("git_commit")
-    return commit if isinstance(commit, str) and commit else None
+    if not isinstance(commit, str) or not commit:
+        return None
+    return f"{commit}, with changes that are not committed" if contents.environment.get("git_dirty") else commit
+
+
+def machine(contents: Contents) -> str | None:
+    """The machine that trained the run, where the run recorded it: processor, cores, memory, GPUs, driver and CUDA."""
+    found = contents.environment.get("machine")
+    if not isinstance(found, dict):
+        return None
+    names = [str(each.get("name")) for each in found.get("gpus") or [] if isinstance(each, dict)]
+    parts = [
+        (found.get("processor"), "{}"),
+        (found.get("cores"), "{} cores"),
+        (found.get("memory_gib"), "{} GiB of memory"),
+        *((f"{count} x {name}", "{}") for name, count in Counter(names).items()),
+        (found.get("gpu_driver"), "driver {}"),
+        (found.get("cuda"), "CUDA {}"),
+    ]
+    return ", ".join(words.format(value) for value, words in parts if value is not None) or None
 
 
 def _text(path: Path, missing: list[str]) -> str:
