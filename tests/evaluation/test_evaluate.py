@@ -80,6 +80,10 @@ def test_the_test_split_is_scored_once_each_and_everything_is_written(run: Path)
     assert looks(run)[0]["checkpoint_sha256"] == entry["checkpoint_sha256"]
     assert result.warnings == []
 
+    layers = [layer for layer in module.network.modules() if not list(layer.children())]
+    assert entry["parameters"] == sum(weight.numel() for layer in layers for weight in layer.parameters())
+    assert f"| parameters | {entry['parameters']:,} |" in (run / "model_card.md").read_text(encoding="utf-8")
+
 
 def test_a_second_look_is_counted_and_other_splits_stay(run: Path, tmp_path: Path) -> None:
     (run / "metrics.json").write_text('{"val": {"auroc": {"value": 0.7}}}', encoding="utf-8")

@@ -216,6 +216,7 @@ def evaluate_run(
             "checkpoint_sha256": digest,
             "epoch": runs[0].epoch,
             "networks": len(runs),
+            "parameters": sum(each.num_parameters for each in runs),
             "tta": tta,
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
             "looks": num_looks,

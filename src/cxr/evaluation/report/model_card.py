@@ -96,6 +96,7 @@ def _model_rows(contents: Contents) -> list[tuple[str, str]]:
     size = contents.setting("data.image_size")
     rows = [
         ("network", contents.setting("model.name")),
+        ("parameters", f"{entry['parameters']:,}" if entry.get("parameters") else None),
         ("input", None if size is None else f"one grey radiograph, {size} x {size} pixels"),
         ("output", f"a probability of each class: {', '.join(entry['counts']['classes'])}" if entry else None),
         ("positive class", entry.get("positive") or contents.setting("data.positive")),
