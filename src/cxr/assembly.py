@@ -103,6 +103,7 @@ _PASSED_ON = (
     "prevalence",
     "subgroups",
     "saliency",
+    "auroc_interval",
     "num_resamples",
     "thumbnails",
     "tracking",

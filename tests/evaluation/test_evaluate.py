@@ -85,6 +85,15 @@ def test_the_test_split_is_scored_once_each_and_everything_is_written(run: Path)
     assert f"| parameters | {entry['parameters']:,} |" in (run / "model_card.md").read_text(encoding="utf-8")
 
 
+def test_the_interval_of_the_area_is_made_as_asked_and_named(run: Path, tmp_path: Path) -> None:
+    ward = draw_folders(tmp_path / "ward", covid=25, other=25) | {"classes": None}
+    methods = [
+        (evaluate(run, data=ward, **chosen).entry or {})["auroc"]["method"]
+        for chosen in ({}, {"auroc_interval": "delong"})
+    ]
+    assert methods == ["patient bootstrap, 100 resamples, logit scale", "DeLong"]
+
+
 def test_a_second_look_is_counted_and_other_splits_stay(run: Path, tmp_path: Path) -> None:
     (run / "metrics.json").write_text('{"val": {"auroc": {"value": 0.7}}}', encoding="utf-8")
     ward = draw_folders(tmp_path / "ward", **{".": 2})

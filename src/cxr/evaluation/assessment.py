@@ -27,12 +27,14 @@ class Wishes:
     Args:
         prevalence: for which PPV and NPV are given besides; None: as in the images.
         subgroups: columns of the manifest.
+        auroc_interval: of the whole split's AUROC, see `cxr.evaluation.metrics.metric_intervals.metric_intervals`.
         num_resamples: of the patients, behind every interval.
         seed: of the resamples.
     """
 
     prevalence: float | None
     subgroups: Sequence[str]
+    auroc_interval: str
     num_resamples: int
     seed: int
 
@@ -73,6 +75,7 @@ def assess(
     common: dict[str, Any] = {
         "threshold": threshold,
         "prevalences": [training_counts[name] / total for name in class_names] if total else None,
+        "auroc_interval": wishes.auroc_interval,
         "num_resamples": wishes.num_resamples,
         "seed": wishes.seed,
     }

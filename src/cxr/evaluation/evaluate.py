@@ -91,6 +91,7 @@ def evaluate_run(
     prevalence: float | None = None,
     subgroups: Sequence[str] = COLUMNS,
     saliency: int = 64,
+    auroc_interval: str = "bootstrap",
     num_resamples: int = 1000,
     report: bool = True,
     thumbnails: bool = True,
@@ -121,6 +122,7 @@ def evaluate_run(
         prevalence: for which PPV and NPV are also given, above 0 and below 1.
         subgroups: columns of the manifest.
         saliency: images with lung masks whose Grad-CAM is measured, at most; 0 leaves Grad-CAM out.
+        auroc_interval: of the AUROC, 'bootstrap' or 'delong'; subgroups and the mean over classes have a bootstrap.
         num_resamples: resamples of the patients behind every interval.
         report: draw the figures and write ``report.html`` and ``model_card.md``; False: numbers only.
         thumbnails: show radiographs in the report.
@@ -209,7 +211,7 @@ def evaluate_run(
     figures: list[Path] = []
     report_path = None
     if labelled.any():
-        wishes = Wishes(prevalence=prevalence, subgroups=subgroups, num_resamples=num_resamples, seed=0)
+        wishes = Wishes(prevalence, subgroups, auroc_interval=auroc_interval, num_resamples=num_resamples, seed=0)
         entry = assess(answers, class_names, positive, runs[0].training_counts, threshold, fitted, calibrated, wishes)
         entry |= {
             "checkpoint": runs[0].path.name,
