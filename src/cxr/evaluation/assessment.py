@@ -16,6 +16,7 @@ from cxr.evaluation.calibration.operating_point_metrics import measure_operating
 from cxr.evaluation.calibration.stored import StoredCalibration
 from cxr.evaluation.metrics.measures import measure
 from cxr.evaluation.scoring.answers import Answers
+from cxr.evaluation.scoring.subject import labels_of
 from cxr.evaluation.subgroups.dependence import dependence_table
 from cxr.evaluation.subgroups.subgroups import subgroup_table
 
@@ -63,7 +64,9 @@ def assess(
 
     Returns:
         See `cxr.evaluation.metrics.measures.measure`; ``counts``; ``calibration``, ``operating_points``,
-        ``subgroups``, ``dependence``; of a cross-validation also ``folds``: the metrics of each.
+        ``subgroups``, ``dependence``, and, of the run's own data, ``dependence_of_run``: the same over all its splits
+        together, where few images of one split would hide it; of a cross-validation also ``folds``: the metrics of
+        each.
     """
     subject = answers.subject
     labelled = subject.labels >= 0
@@ -111,6 +114,10 @@ def assess(
             columns=wishes.subgroups, threshold=threshold, **resampled,
         )  # fmt: skip
         entry["dependence"] = dependence_table(records, labels, class_names, columns=wishes.subgroups, **resampled)
+        if (everything := subject.run_records) is not None:
+            entry["dependence_of_run"] = dependence_table(
+                everything, labels_of(everything, class_names), class_names, columns=wishes.subgroups, **resampled
+            )
     return entry
 
 

@@ -268,6 +268,24 @@ def test_subgroups_are_shown_as_they_were_measured(drawn: RunDirectory, page: Pa
     assert "the same for every image" in page.text  # the source, on which nothing can depend
 
 
+def test_what_the_label_depends_on_is_said_of_all_splits_together_before_each(run: RunDirectory) -> None:
+    text = report(run).text
+    section = text[text.index("Where a column differs between the classes") :]
+    held = metrics(run)["test"]["dependence_of_run"]
+    for row in held:
+        assert f"{row['verdict']}." in section
+    assert section.index("All splits together") < section.index("Test split")
+
+    planted = next(row for row in held if row["column"] == "view")
+    edit_entry(run, "test", dependence=[row for row in metrics(run)["test"]["dependence"] if row["column"] != "view"])
+    shown = report(run)
+    before = shown.text[: shown.text.index("What was found")]
+    assert f"All splits together, {planted['verdict']}. That is a " in before
+    edit_entry(run, "test", dependence_of_run=None)
+    edit_entry(run, "val", dependence_of_run=None)
+    assert "All splits together" not in report(run).text
+
+
 def test_operating_points_are_shown_with_what_they_give_here_and_gave_where_they_were_chosen(
     drawn: RunDirectory, page: Page
 ) -> None:
@@ -444,7 +462,7 @@ def assert_no_section_is_empty(page: Page) -> None:
 
 
 def test_an_older_entry_gives_no_empty_section_and_says_what_it_lacks(run: RunDirectory) -> None:
-    old = {"calibration", "operating_points", "subgroups", "dependence", "saliency", "looks"}
+    old = {"calibration", "operating_points", "subgroups", "dependence", "dependence_of_run", "saliency", "looks"}
     for name, entry in metrics(run).items():
         edit_entry(run, name, **dict.fromkeys(old))
         changed = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import yaml
 
 from cxr.errors import ConfigurationError
 from cxr.evaluation.metrics_file import read_metrics
+from cxr.evaluation.words import mappings
 from cxr.pipeline.splits import SPLITS
 from cxr.training.environment import package_versions
 from cxr.training.run_directory import RunDirectory
@@ -63,6 +64,11 @@ class Contents:
         """The entry that the headline is about: test, else another collection, else what there is."""
         order = ["test", *self.external, "val", "train"]
         return next((name for name in order if name in self.entries), None)
+
+    @property
+    def dependence_of_run(self) -> list[Mapping[str, Any]]:
+        """How the label depends on each column over all splits together; empty where no own split was asked for it."""
+        return next((rows for each in self.entries.values() if (rows := mappings(each.get("dependence_of_run")))), [])
 
     def setting(self, dotted: str) -> Any:
         """A value of the configuration by its dotted name; None where it is null or not there."""
