@@ -107,6 +107,7 @@ _PASSED_ON = (
     "num_resamples",
     "thumbnails",
     "tracking",
+    "tracking_thumbnails",
 )
 
 

@@ -360,6 +360,9 @@ class EvaluateConfig:
     tracking: str | None = setting(
         None, "where the numbers also go: wandb or none; null: as in training", choices=("wandb", "none")
     )
+    tracking_thumbnails: bool = setting(
+        False, "send the worst errors, 16 at most and small, to W&B too; false: no picture of a patient leaves the run"
+    )
     paths: EvaluatePaths = setting(EvaluatePaths(), "where things lie")
     trainer: EvaluateTrainer = setting(EvaluateTrainer(), "on what to run")
 

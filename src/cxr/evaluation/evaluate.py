@@ -96,6 +96,7 @@ def evaluate_run(
     report: bool = True,
     thumbnails: bool = True,
     tracking: str | None = "none",
+    tracking_thumbnails: bool = False,
     progress: bool = True,
 ) -> EvaluationResult:
     """Score a split of the run's own data, or another collection, and write and record everything.
@@ -127,6 +128,7 @@ def evaluate_run(
         report: draw the figures and write ``report.html`` and ``model_card.md``; False: numbers only.
         thumbnails: show radiographs in the report.
         tracking: 'wandb' or 'none'; None: as in training.
+        tracking_thumbnails: send small pictures of the worst errors with it.
         progress: show bars on a terminal.
 
     Raises:
@@ -252,7 +254,7 @@ def evaluate_run(
         )
         write_model_card(place)
     if entry is not None:
-        track_evaluation(runs, place, answers, entry, tracking)
+        notes += track_evaluation(runs, place, answers, entry, tracking, thumbnails=tracking_thumbnails)
     return EvaluationResult(
         split=subject.name,
         entry=entry,

@@ -21,7 +21,7 @@ NAMES = {
     "f1": "F1",
     "mcc": "MCC",
     "brier": "Brier score",
-    "log_loss": "log loss",
+    "log_loss": "log-loss",
 }
 LOWER_IS_BETTER = ("brier", "log_loss")
 # A constant answer wins one of each pair and loses the other: to be above or below its baseline says nothing.
