@@ -16,6 +16,7 @@ from cxr.errors import ConfigurationError
 from cxr.evaluation.metrics_file import read_metrics
 from cxr.evaluation.words import mappings
 from cxr.pipeline.splits import SPLITS
+from cxr.sources.spreadsheet import restored
 from cxr.training.environment import package_versions
 from cxr.training.run_directory import RunDirectory
 
@@ -184,8 +185,7 @@ def _without_head(text: str) -> list[str]:
 def _table(path: Path, missing: list[str]) -> pd.DataFrame | None:
     try:
         # All as text: a patient called "007" or "NA" keeps its name.
-        table: pd.DataFrame = pd.read_csv(path, dtype=str, na_filter=False, encoding_errors="replace")
-        return table
+        return restored(pd.read_csv(path, dtype=str, na_filter=False, encoding_errors="replace"))
     except FileNotFoundError:
         missing.append(f"{path.name} is not in the run.")
     except (ValueError, OSError):  # pandas' own errors of reading are ValueErrors
