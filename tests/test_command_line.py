@@ -63,6 +63,8 @@ def test_a_mistake_ends_in_one_line(words: list[str], named: list[str], tmp_path
         ([], ["run"]),
         (["run=x", "splt=val"], ["splt", "split"]),
         (["run=x", "split=holdout"], ["split=holdout", "test"]),
+        (["run=x", "auroc_interval=delng"], ["auroc_interval=delng", "delong"]),
+        (["run=x", "tracking=none", "tracking_thumbnails=true"], ["tracking_thumbnails=true", "tracking=none"]),
         (["run=x", "data=phantom", "data.image_size=64"], ["data.image_size=64", "checkpoint"]),
     ],
 )

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import csv
+import getpass
+import html
 import json
 import os
+import re
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -16,6 +21,10 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+
+from cxr.evaluation.report.model_card import write_model_card
+from cxr.evaluation.report.page import write_report
+from cxr.training.run_directory import RunDirectory
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = [
@@ -76,6 +85,28 @@ def test_a_run_keeps_what_is_needed_to_judge_and_repeat_it(
     assert (split.groupby("group")["split"].nunique() == 1).all(), "a patient stands on two sides"
     assert split["sha256"].str.fullmatch("[0-9a-f]{64}").all()
     assert next(iter(csv.reader((folder / "dropped.csv").open()))) == ["source", "row", "image", "reason", "detail"]
+
+
+def test_a_run_records_its_program_and_machine_and_not_whose_they_are(
+    trained: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    folder, _ = trained
+    text = (folder / "environment.json").read_text()
+    content = json.loads(text)
+    assert content["versions"]["torch"] == torch.__version__.partition("+")[0]
+    assert content["machine"]["cores"] == os.cpu_count()
+    head = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True)
+    assert content["git_commit"] == (head.stdout.strip() or None)
+    words = set(re.findall(r"[\w.-]+", text))
+    assert not {socket.gethostname(), getpass.getuser()} & words
+    assert not re.search(r"[/\\]", text.replace("\\u", "")), "no path and no address"
+
+    copied = RunDirectory(Path(shutil.copytree(folder, tmp_path / "copied")))
+    shown = [write_report(copied).read_text(), write_model_card(copied).read_text()]
+    for page in shown:
+        assert content["machine"]["processor"] in html.unescape(page)
+        assert f"{content['versions']['torch']} in training" in page
+        assert (content["git_commit"] or "not recorded") in page
 
 
 def test_training_ends_with_the_command_that_evaluates(

@@ -103,9 +103,11 @@ _PASSED_ON = (
     "prevalence",
     "subgroups",
     "saliency",
+    "auroc_interval",
     "num_resamples",
     "thumbnails",
     "tracking",
+    "tracking_thumbnails",
 )
 
 

@@ -348,12 +348,20 @@ class EvaluateConfig:
     saliency: int = setting(
         64, "images with lung masks whose Grad-CAM is measured, at most; 0: no Grad-CAM at all", at_least=0
     )
+    auroc_interval: str = setting(
+        "bootstrap",
+        "interval of the AUROC: by resamples of the patients, or by DeLong, images of a patient as one cluster",
+        choices=("bootstrap", "delong"),
+    )
     num_resamples: int = setting(1000, "resamples of the patients behind every interval", at_least=100)
     thumbnails: bool = setting(True, "show the most confident mistakes in the report; false: no picture of a patient")
     batch_size: int = setting(32, "images per step", at_least=1)
     num_workers: int = setting(0, "loader processes", at_least=0)
     tracking: str | None = setting(
         None, "where the numbers also go: wandb or none; null: as in training", choices=("wandb", "none")
+    )
+    tracking_thumbnails: bool = setting(
+        False, "send the worst errors, 16 at most and small, to W&B too; false: no picture of a patient leaves the run"
     )
     paths: EvaluatePaths = setting(EvaluatePaths(), "where things lie")
     trainer: EvaluateTrainer = setting(EvaluateTrainer(), "on what to run")

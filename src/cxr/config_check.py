@@ -247,6 +247,10 @@ def _check_evaluation(plain: dict[str, Any]) -> None:
     doubles = sorted({run for run in plain["run"] if plain["run"].count(run) > 1})
     if doubles:
         raise SettingError(f"run: {doubles[0]} is given more than once")
+    if plain["tracking_thumbnails"] and plain["tracking"] == "none":
+        raise SettingError(
+            "tracking_thumbnails=true and tracking=none: nothing is sent that could show them; leave one of them out"
+        )
     for text in plain["operating_points"]:
         kind, _, number = text.partition("=")
         share = _number(number)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ import yaml
 from cxr.command_line import Job
 from cxr.errors import CxrError, DivergedError
 from cxr.training.accelerators import resolve_devices, resolve_precision
+from cxr.training.environment import describe_environment
 from cxr.training.run_directory import RunDirectory, write_atomically
 
 if TYPE_CHECKING:
@@ -88,6 +90,8 @@ def open_run(job: Job) -> Iterator[OpenRun]:
     shown = os.path.relpath(directory.path)
     text = yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True)
     write_atomically(directory.config_path, _CONFIG_HEAD.format(path=shown) + text)
+    environment = describe_environment(cuda=devices["accelerator"] == "cuda")
+    write_atomically(directory.environment_path, json.dumps(environment, indent=2) + "\n")
     run = OpenRun(job, directory, first=True)
     status, reason, exit_status = "failed", None, 1
     try:

@@ -14,7 +14,8 @@ from rich.table import Table
 
 from cxr.command_line import Job
 from cxr.open_run import OpenRun
-from cxr.training.run_directory import RunDirectory
+from cxr.sources.spreadsheet import to_csv
+from cxr.training.run_directory import RunDirectory, write_atomically
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,8 +35,8 @@ def _console() -> Console:
 
 def report_data(directory: RunDirectory, data: CXRDataModule, split_kind: str) -> None:
     """Print what was kept and dropped and how it is divided; save ``split.csv`` and ``dropped.csv``."""
-    data.records.drop(columns=["path", "predefined_split"]).to_csv(directory.split_path, index=False)
-    data.dropped.to_csv(directory.dropped_path, index=False)
+    write_atomically(directory.split_path, to_csv(data.records.drop(columns=["path", "predefined_split"])))
+    write_atomically(directory.dropped_path, to_csv(data.dropped))
     console = _console()
     console.print(_accounting_table(data))
     for note in data.notes:

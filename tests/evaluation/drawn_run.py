@@ -79,6 +79,12 @@ def draw_run(
         if records is None:
             records = _draw_records(generator, name, num_images, class_names, prefix)
         metrics[name] = _draw_entry(generator, run, name, records, list(class_names))
+        if name in splits:
+            everything = pd.concat(splits.values())
+            labels = (everything["label"] != class_names[0]).to_numpy().astype(np.int64)
+            metrics[name]["dependence_of_run"] = dependence_table(
+                everything, labels, class_names, columns=["sex", "view", "source"], num_resamples=NUM_RESAMPLES
+            )
     run.metrics_path.write_text(json.dumps(metrics, ensure_ascii=False), encoding="utf-8")
     looks = pd.DataFrame(
         {"time": "2026-01-01T00:00:00+00:00", "split": list(names), "checkpoint": "best.ckpt",

@@ -80,6 +80,37 @@ def test_the_test_split_is_scored_once_each_and_everything_is_written(run: Path)
     assert looks(run)[0]["checkpoint_sha256"] == entry["checkpoint_sha256"]
     assert result.warnings == []
 
+    layers = [layer for layer in module.network.modules() if not list(layer.children())]
+    assert entry["parameters"] == sum(weight.numel() for layer in layers for weight in layer.parameters())
+    assert f"| parameters | {entry['parameters']:,} |" in (run / "model_card.md").read_text(encoding="utf-8")
+
+
+def test_the_dependence_of_the_label_is_measured_over_all_splits_of_the_run_too(run: Path, tmp_path: Path) -> None:
+    entry = evaluate(run, subgroups=("view", "sex")).entry or {}
+    data = open_run(run).datamodule(progress=False)
+    data.setup("test")
+    for rows, records in (
+        (entry["dependence"], data.records[data.records["split"] == "test"]),
+        (entry["dependence_of_run"], data.records),
+    ):
+        assert [row["column"] for row in rows] == ["view", "sex"]
+        for row in rows:
+            for label, counts in row["classes"].items():
+                of_class = records.loc[records["label"] == label, row["column"]].dropna()
+                assert {value: n for value, n in counts.items() if n} == of_class.value_counts().to_dict()
+    other = evaluate(run, data=draw_folders(tmp_path / "ward", covid=2, other=3) | {"classes": None}).entry or {}
+    assert "dependence" in other
+    assert "dependence_of_run" not in other, "another collection has no part in the run"
+
+
+def test_the_interval_of_the_area_is_made_as_asked_and_named(run: Path, tmp_path: Path) -> None:
+    ward = draw_folders(tmp_path / "ward", covid=25, other=25) | {"classes": None}
+    methods = [
+        (evaluate(run, data=ward, **chosen).entry or {})["auroc"]["method"]
+        for chosen in ({}, {"auroc_interval": "delong"})
+    ]
+    assert methods == ["patient bootstrap, 100 resamples, logit scale", "DeLong"]
+
 
 def test_a_second_look_is_counted_and_other_splits_stay(run: Path, tmp_path: Path) -> None:
     (run / "metrics.json").write_text('{"val": {"auroc": {"value": 0.7}}}', encoding="utf-8")

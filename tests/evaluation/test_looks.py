@@ -20,6 +20,14 @@ def test_looks_are_counted_per_split_and_none_is_lost(tmp_path: Path) -> None:
     assert rows[0]["num_images"] == "7"
 
 
+def test_a_name_that_looks_like_a_formula_is_written_as_text_and_counted(tmp_path: Path) -> None:
+    path = tmp_path / "looks.csv"
+    look = LOOK | {"checkpoint": "=1+1.ckpt"}
+    assert [record_look(path, split="-ward", **look) for _ in range(2)] == [1, 2]
+    with path.open(newline="", encoding="utf-8") as file:
+        assert {(row["split"], row["checkpoint"]) for row in csv.DictReader(file)} == {("'-ward", "'=1+1.ckpt")}
+
+
 def test_a_line_cut_off_by_a_crash_does_not_swallow_the_next_look(tmp_path: Path) -> None:
     path = tmp_path / "looks.csv"
     record_look(path, split="test", **LOOK)

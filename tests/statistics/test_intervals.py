@@ -104,6 +104,57 @@ def test_delong_agrees_with_its_definition(decimals: int) -> None:
     assert interval.method == "DeLong"
 
 
+def test_delong_of_patients_agrees_with_the_definition_of_obuchowski() -> None:
+    scores, is_positive = binormal(8, 30, 50, 1)
+    groups = np.random.default_rng(9).integers(0, 35, 80)  # patients with images of both sides among them
+    of_positives, of_negatives = placements(scores, is_positive)
+    area = of_positives.mean()
+    sums: list[list[float]] = []
+    for group in np.unique(groups):
+        own = [of_positives[groups[is_positive] == group], of_negatives[groups[~is_positive] == group]]
+        sums.append([float((values - area).sum()) for values in own])
+    x, y = np.array(sums).T
+    num_x, num_y, num = (len(np.unique(groups[side])) for side in (is_positive, ~is_positive, slice(None)))
+    s10, s01 = num_x / (num_x - 1) / 30 * (x @ x), num_y / (num_y - 1) / 50 * (y @ y)
+    s11 = num / (num - 1) * (x @ y)
+    error = np.sqrt(s10 / 30 + s01 / 50 + 2 * s11 / (30 * 50))
+    logit, half = np.log(area / (1 - area)), Z * error / (area * (1 - area))
+    expected = [1 / (1 + np.exp(-end)) for end in (logit - half, logit + half)]
+    interval = delong(scores, is_positive, groups)
+    assert [interval.low, interval.high] == pytest.approx(expected, abs=1e-12)
+    assert "Obuchowski" in interval.method
+
+
+def test_copies_of_an_image_add_nothing_to_delong() -> None:
+    scores, is_positive = binormal(10, 25, 35)
+    alone = delong(scores, is_positive, [str(place) for place in range(60)])
+    assert alone == delong(scores, is_positive)
+    copied = delong(scores.repeat(4), is_positive.repeat(4), np.arange(60).repeat(4))
+    assert (copied.low, copied.high) == pytest.approx((alone.low, alone.high), abs=1e-12)
+    perfect = np.arange(20) < 10
+    few = delong(perfect.repeat(4).astype(float), perfect.repeat(4), np.arange(20).repeat(4))
+    assert few == auroc_score(1.0, 10, 10)
+
+
+def test_delong_of_patients_covers_the_true_area_where_plain_delong_does_not() -> None:
+    num_patients, repetitions, true = 80, 400, float(stats.norm.cdf(1.2 / np.sqrt(2)))
+    covered = {"clustered": 0, "plain": 0}
+    for seed in range(repetitions):
+        generator = np.random.default_rng(seed)
+        group = np.repeat(np.arange(num_patients), generator.integers(1, 8, num_patients))
+        # A third of the patients have images of both sides; what their images share is most of what differs.
+        shared = generator.integers(0, 3, num_patients)
+        is_positive = np.where(shared[group] == 2, generator.random(len(group)) < 0.5, shared[group] == 1)
+        own = np.sqrt(0.3) * generator.normal(size=len(group))
+        scores = np.sqrt(0.7) * generator.normal(size=num_patients)[group] + own + 1.2 * is_positive
+        for name, groups in (("clustered", group), ("plain", None)):
+            interval = delong(scores, is_positive, groups)
+            covered[name] += interval.low <= true <= interval.high
+    # Of 95 % in 400 repetitions three standard errors are 3.3 %.
+    assert covered["clustered"] / repetitions > 0.917
+    assert covered["plain"] / repetitions < 0.87
+
+
 @pytest.mark.parametrize("decimals", [0, 8])
 def test_the_difference_of_two_areas_agrees_with_its_definition(decimals: int) -> None:
     scores, is_positive = binormal(3, 30, 50, decimals)

@@ -16,6 +16,7 @@ from cxr.evaluation.calibration.operating_point_metrics import measure_operating
 from cxr.evaluation.calibration.stored import StoredCalibration
 from cxr.evaluation.metrics.measures import measure
 from cxr.evaluation.scoring.answers import Answers
+from cxr.evaluation.scoring.subject import labels_of
 from cxr.evaluation.subgroups.dependence import dependence_table
 from cxr.evaluation.subgroups.subgroups import subgroup_table
 
@@ -27,12 +28,14 @@ class Wishes:
     Args:
         prevalence: for which PPV and NPV are given besides; None: as in the images.
         subgroups: columns of the manifest.
+        auroc_interval: of the whole split's AUROC, see `cxr.evaluation.metrics.metric_intervals.metric_intervals`.
         num_resamples: of the patients, behind every interval.
         seed: of the resamples.
     """
 
     prevalence: float | None
     subgroups: Sequence[str]
+    auroc_interval: str
     num_resamples: int
     seed: int
 
@@ -61,7 +64,9 @@ def assess(
 
     Returns:
         See `cxr.evaluation.metrics.measures.measure`; ``counts``; ``calibration``, ``operating_points``,
-        ``subgroups``, ``dependence``; of a cross-validation also ``folds``: the metrics of each.
+        ``subgroups``, ``dependence``, and, of the run's own data, ``dependence_of_run``: the same over all its splits
+        together, where few images of one split would hide it; of a cross-validation also ``folds``: the metrics of
+        each.
     """
     subject = answers.subject
     labelled = subject.labels >= 0
@@ -73,6 +78,7 @@ def assess(
     common: dict[str, Any] = {
         "threshold": threshold,
         "prevalences": [training_counts[name] / total for name in class_names] if total else None,
+        "auroc_interval": wishes.auroc_interval,
         "num_resamples": wishes.num_resamples,
         "seed": wishes.seed,
     }
@@ -108,6 +114,10 @@ def assess(
             columns=wishes.subgroups, threshold=threshold, **resampled,
         )  # fmt: skip
         entry["dependence"] = dependence_table(records, labels, class_names, columns=wishes.subgroups, **resampled)
+        if (everything := subject.run_records) is not None:
+            entry["dependence_of_run"] = dependence_table(
+                everything, labels_of(everything, class_names), class_names, columns=wishes.subgroups, **resampled
+            )
     return entry
 
 

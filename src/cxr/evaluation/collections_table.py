@@ -8,7 +8,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from cxr.evaluation.summary import NAMES
+from cxr.evaluation.words import NAMES
 
 METRICS = ("auroc", "average_precision", "sensitivity", "specificity")
 ORDER = ("test", "val", "train")  # what the network was not selected on comes first

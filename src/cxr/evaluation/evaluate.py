@@ -91,10 +91,12 @@ def evaluate_run(
     prevalence: float | None = None,
     subgroups: Sequence[str] = COLUMNS,
     saliency: int = 64,
+    auroc_interval: str = "bootstrap",
     num_resamples: int = 1000,
     report: bool = True,
     thumbnails: bool = True,
     tracking: str | None = "none",
+    tracking_thumbnails: bool = False,
     progress: bool = True,
 ) -> EvaluationResult:
     """Score a split of the run's own data, or another collection, and write and record everything.
@@ -121,10 +123,12 @@ def evaluate_run(
         prevalence: for which PPV and NPV are also given, above 0 and below 1.
         subgroups: columns of the manifest.
         saliency: images with lung masks whose Grad-CAM is measured, at most; 0 leaves Grad-CAM out.
+        auroc_interval: of the AUROC, 'bootstrap' or 'delong'; subgroups and the mean over classes have a bootstrap.
         num_resamples: resamples of the patients behind every interval.
         report: draw the figures and write ``report.html`` and ``model_card.md``; False: numbers only.
         thumbnails: show radiographs in the report.
         tracking: 'wandb' or 'none'; None: as in training.
+        tracking_thumbnails: send small pictures of the worst errors with it.
         progress: show bars on a terminal.
 
     Raises:
@@ -209,13 +213,14 @@ def evaluate_run(
     figures: list[Path] = []
     report_path = None
     if labelled.any():
-        wishes = Wishes(prevalence=prevalence, subgroups=subgroups, num_resamples=num_resamples, seed=0)
+        wishes = Wishes(prevalence, subgroups, auroc_interval=auroc_interval, num_resamples=num_resamples, seed=0)
         entry = assess(answers, class_names, positive, runs[0].training_counts, threshold, fitted, calibrated, wishes)
         entry |= {
             "checkpoint": runs[0].path.name,
             "checkpoint_sha256": digest,
             "epoch": runs[0].epoch,
             "networks": len(runs),
+            "parameters": sum(each.num_parameters for each in runs),
             "tta": tta,
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
             "looks": num_looks,
@@ -249,7 +254,7 @@ def evaluate_run(
         )
         write_model_card(place)
     if entry is not None:
-        track_evaluation(runs, place, answers, entry, tracking)
+        notes += track_evaluation(runs, place, answers, entry, tracking, thumbnails=tracking_thumbnails)
     return EvaluationResult(
         split=subject.name,
         entry=entry,

@@ -13,6 +13,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from cxr.sources.spreadsheet import defuse
+
 COLUMNS = ("time", "split", "checkpoint", "checkpoint_sha256", "num_images")
 
 
@@ -39,10 +41,10 @@ def record_look(path: Path, *, split: str, checkpoint: str, checkpoint_sha256: s
         elif not before.endswith("\n"):  # a process died within its line
             text.write("\n")
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        writer.writerow((now, split, checkpoint, checkpoint_sha256, num_images))
+        writer.writerow((now, defuse(split), defuse(checkpoint), checkpoint_sha256, num_images))
         with path.open("a", encoding="utf-8", newline="") as file:
             file.write(text.getvalue())
             file.flush()
             os.fsync(file.fileno())
         looks = csv.DictReader(io.StringIO(before + text.getvalue()))
-        return sum(row["split"] == split for row in looks)
+        return sum(row["split"] == defuse(split) for row in looks)

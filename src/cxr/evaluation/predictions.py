@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,10 +9,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from cxr.sources.spreadsheet import to_csv
 from cxr.training.run_directory import write_atomically
-
-# A cell that begins so is a formula to spreadsheet programs; file names and patient ids come from strangers.
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
 def predictions_table(
@@ -53,21 +50,7 @@ def predictions_table(
 def write_predictions(table: pd.DataFrame, path: Path) -> None:
     """Write the table so that it is whole or absent, and no text in it runs as a formula.
 
-    Text that begins like a formula gets an apostrophe in front; numbers stay numbers, with the nine digits that a
-    float32 needs to be read back exactly.
+    See `cxr.sources.spreadsheet.to_csv`; it is read back by `cxr.sources.spreadsheet.restored`.
     """
-    safe = table.copy()
-    for column in safe.columns:
-        if not pd.api.types.is_numeric_dtype(safe[column]):
-            safe[column] = safe[column].map(defuse, na_action="ignore")
-        elif safe[column].dtype == np.float32:
-            safe[column] = [float(f"{number:.9g}") for number in safe[column]]
-    safe.columns = pd.Index([defuse(str(column)) for column in safe.columns])
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Text always in quotes: a carriage return within a name would else end the row.
-    write_atomically(path, safe.to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n"))
-
-
-def defuse(text: str) -> str:
-    """Text that a spreadsheet program does not run: an apostrophe in front of what begins like a formula."""
-    return f"'{text}" if text.startswith(FORMULA_STARTS) else text
+    write_atomically(path, to_csv(table))

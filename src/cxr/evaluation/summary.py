@@ -10,23 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cxr.evaluation.metrics.measures import METRICS
-from cxr.evaluation.words import counted
-
-NAMES = {
-    "auroc": "AUROC",
-    "macro_auroc": "AUROC, mean of the classes",
-    "average_precision": "average precision",
-    "accuracy": "accuracy",
-    "balanced_accuracy": "balanced accuracy",
-    "sensitivity": "sensitivity",
-    "specificity": "specificity",
-    "ppv": "PPV",
-    "npv": "NPV",
-    "f1": "F1",
-    "mcc": "MCC",
-    "brier": "Brier score",
-    "log_loss": "log-loss",
-}
+from cxr.evaluation.words import NAMES, counted
 
 
 def metrics_table(split: str, entry: Mapping[str, Any]) -> Group:

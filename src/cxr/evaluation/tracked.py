@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import yaml
+from numpy.typing import NDArray
+from PIL import Image
 from pytorch_lightning.loggers import WandbLogger
 
 from cxr.evaluation.metrics.measures import METRICS
+from cxr.evaluation.report.figures import thumbnail
 from cxr.evaluation.scoring.answers import Answers
 from cxr.evaluation.scoring.checkpoint import OpenedRun
 from cxr.training.run_directory import RunDirectory
 from cxr.training.tracking import build_logger, finish, tracked_run_id
 
 MAX_ROWS = 200  # of the table of predictions, the worst first
+MAX_THUMBNAILS = 16  # of these, errors that are shown
 MAX_POINTS = 2000  # images behind a chart: W&B refuses tables of more than ten thousand rows
 
 
@@ -26,10 +31,13 @@ def track_evaluation(
     answers: Answers,
     entry: Mapping[str, Any],
     tracking: str | None,
-) -> None:
+    *,
+    thumbnails: bool = False,
+) -> list[str]:
     """Send an evaluation to W&B as a run of its own, which names the run that was trained.
 
-    No file name and no patient leaves the run: an image is known by its row in ``predictions/<name>.csv``.
+    No file name and no patient leaves the run: an image is known by its row in ``predictions/<name>.csv``. No picture
+    leaves it either, unless `thumbnails` says so.
 
     Args:
         runs: the networks.
@@ -37,6 +45,10 @@ def track_evaluation(
         answers: what they said.
         entry: what ``metrics.json`` holds of it.
         tracking: 'wandb' or 'none'; None: as in training.
+        thumbnails: show the ``MAX_THUMBNAILS`` worst errors, small, in the table of predictions.
+
+    Returns:
+        What was asked for and not sent, a sentence each.
     """
     settings: dict[str, Any] = {}
     if runs[0].run_dir is not None and RunDirectory(runs[0].run_dir).config_path.is_file():
@@ -44,7 +56,13 @@ def track_evaluation(
     logger_settings = settings.get("logger") or {}
     kind = tracking if tracking is not None else logger_settings.get("name", "none")
     if kind != "wandb":
-        return
+        return [
+            "tracking_thumbnails: nothing was sent: this evaluation is not tracked; add tracking=wandb"
+        ] * thumbnails
+    notes = []
+    if thumbnails and answers.folds:
+        thumbnails = False
+        notes.append("tracking_thumbnails: none was sent: each fold has images of its own; evaluate a fold alone")
     name, evaluated = settings.get("name", "evaluation"), answers.subject.name
     trained = [
         None if each.run_dir is None else tracked_run_id(RunDirectory(each.run_dir).tracking_dir) for each in runs
@@ -69,13 +87,22 @@ def track_evaluation(
     status = 1
     try:
         if isinstance(logger, WandbLogger):
-            _send(logger.experiment, evaluated, entry, answers, runs[0].module.class_names)
+            _send(logger.experiment, evaluated, entry, answers, runs[0].module.class_names, thumbnails=thumbnails)
         status = 0
     finally:
         finish(logger, status)
+    return notes
 
 
-def _send(run: Any, name: str, entry: Mapping[str, Any], answers: Answers, class_names: Sequence[str]) -> None:
+def _send(
+    run: Any,
+    name: str,
+    entry: Mapping[str, Any],
+    answers: Answers,
+    class_names: Sequence[str],
+    *,
+    thumbnails: bool,
+) -> None:
     """The numbers, each with its bounds, and the charts that W&B draws itself."""
     import wandb
 
@@ -98,11 +125,14 @@ def _send(run: Any, name: str, entry: Mapping[str, Any], answers: Answers, class
         table[f"prob_{class_name}"] = given[:, place].astype(float)
     table["prob_label"] = given[np.arange(len(rows)), truth].astype(float)
     worst = table.sort_values(["prob_label", "row"]).head(MAX_ROWS)
+    predictions = wandb.Table(dataframe=worst)
+    if thumbnails:
+        predictions.add_column("image", _pictures(answers, worst), optional=True)
     shown = np.arange(len(rows))
     if len(shown) > MAX_POINTS:
         shown = np.sort(np.random.default_rng(0).choice(shown, MAX_POINTS, replace=False))
     charts: dict[str, Any] = {
-        f"{name}/predictions": wandb.Table(dataframe=worst),
+        f"{name}/predictions": predictions,
         f"{name}/confusion_matrix": wandb.plot.confusion_matrix(
             y_true=truth.tolist(), preds=called.tolist(), class_names=names, title=f"{name}: confusion matrix"
         ),
@@ -112,3 +142,17 @@ def _send(run: Any, name: str, entry: Mapping[str, Any], answers: Answers, class
         charts[f"{name}/roc"] = wandb.plot.roc_curve(**drawn, title=f"{name}: ROC")
         charts[f"{name}/precision_recall"] = wandb.plot.pr_curve(**drawn, title=f"{name}: precision and recall")
     run.log(charts)
+
+
+def _pictures(answers: Answers, worst: pd.DataFrame) -> list[Any]:
+    """A small picture for each of the first errors of the table, None for its other rows."""
+    import wandb
+
+    wrong = np.flatnonzero((worst["label"] != worst["predicted"]).to_numpy())[:MAX_THUMBNAILS]
+    pictures: list[Any] = [None] * len(worst)
+    if len(wrong):
+        rows: NDArray[np.int64] = worst["row"].to_numpy(np.int64)[wrong]
+        for place, pixels in zip(wrong, answers.subject.images(rows)[:, 0].numpy(), strict=True):
+            with Image.open(io.BytesIO(thumbnail(pixels))) as picture:
+                pictures[place] = wandb.Image(picture)
+    return pictures

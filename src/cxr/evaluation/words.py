@@ -21,11 +21,12 @@ NAMES = {
     "f1": "F1",
     "mcc": "MCC",
     "brier": "Brier score",
-    "log_loss": "log loss",
+    "log_loss": "log-loss",
 }
 LOWER_IS_BETTER = ("brier", "log_loss")
 # A constant answer wins one of each pair and loses the other: to be above or below its baseline says nothing.
 TRADED = ("sensitivity", "specificity", "ppv", "npv")
+ALL_SPLITS = "All splits together"
 SPLIT_TITLES = {"test": "Test split", "val": "Validation split", "train": "Training split"}
 ABSENT = "\N{EN DASH}"
 _INVISIBLE = ("Cc", "Cf", "Cs", "Zl", "Zp")

@@ -16,6 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from cxr.errors import ConfigurationError, DataError
+from cxr.sources.spreadsheet import restored
 
 logger = logging.getLogger(__name__)
 
@@ -184,7 +185,8 @@ def match_split(records: pd.DataFrame, given: pd.DataFrame, origin: str, *, whol
 
 def _read_split(path: Path) -> pd.DataFrame:
     try:
-        return pd.read_csv(path, dtype=str, encoding="utf-8", keep_default_na=False, na_values={"sha256": [""]})
+        table = pd.read_csv(path, dtype=str, encoding="utf-8", keep_default_na=False, na_values={"sha256": [""]})
+        return restored(table)
     except (OSError, ValueError) as error:
         raise DataError(f"data.split.path: {path} cannot be read ({error}); give the split.csv of a run") from error
 

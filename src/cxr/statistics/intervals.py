@@ -119,29 +119,49 @@ def auroc_score(value: float, num_positives: int, num_negatives: int, *, level: 
     return Interval(low, high, "Newcombe score")
 
 
-def delong(scores: NDArray[np.floating], is_positive: NDArray[np.bool_], *, level: float = 0.95) -> Interval:
-    """The interval of the area under the ROC curve of independent images.
+def delong(
+    scores: NDArray[np.floating],
+    is_positive: NDArray[np.bool_],
+    groups: Sequence[str] | NDArray[Any] | None = None,
+    *,
+    level: float = 0.95,
+) -> Interval:
+    """The interval of the area under the ROC curve.
 
     DeLong, DeLong and Clarke-Pearson, "Comparing the areas under two or more correlated receiver operating
     characteristic curves", 1988, by the ranks of Sun and Xu, "Fast implementation of DeLong's algorithm", 2014; on
-    the logit scale, as Perme and Manevski, "Confidence intervals for the Mann-Whitney test", 2019, advise. Where that
-    has no width - one image on a side, or an area of 0 or 1 - `auroc_score`, and `method` says so.
+    the logit scale, as Perme and Manevski, "Confidence intervals for the Mann-Whitney test", 2019, advise. Images of
+    one patient, also where some are positive and others not, by the sums over patients of Obuchowski, "Nonparametric
+    analysis of clustered ROC curve data", 1997, which for one image each are DeLong's. Where that has no width - one
+    patient on a side, or an area of 0 or 1 - `auroc_score` with the number of patients, and `method` says so.
 
     Args:
         scores: (N,) probability of the positive class.
         is_positive: (N,).
+        groups: (N,) patient group of each image; None: all images are independent.
         level: of confidence.
 
     Raises:
         ValueError: a side has no image.
     """
     area, of_positives, of_negatives = _placements(scores, is_positive)
-    variance = _variance_of_mean(of_positives) + _variance_of_mean(of_negatives)
+    _, group_of = np.unique(np.arange(len(scores)) if groups is None else np.asarray(groups), return_inverse=True)
+    num_groups = int(group_of.max()) + 1
+    num_positives, num_negatives = len(of_positives), len(of_negatives)
+    with_positives, with_negatives = (len(np.unique(group_of[side])) for side in (is_positive, ~is_positive))
+    above = np.bincount(group_of[is_positive], weights=of_positives - area, minlength=num_groups)
+    below = np.bincount(group_of[~is_positive], weights=of_negatives - area, minlength=num_groups)
+    variance = (
+        _scatter(above, above, with_positives) / num_positives**2
+        + _scatter(below, below, with_negatives) / num_negatives**2
+        + 2 * _scatter(above, below, num_groups) / (num_positives * num_negatives)
+    )
     if not variance > 0 or not 0 < area < 1:
-        return auroc_score(area, len(of_positives), len(of_negatives), level=level)
+        return auroc_score(area, with_positives, with_negatives, level=level)
     logit = math.log(area / (1 - area))
     half = _normal(level) * math.sqrt(variance) / (area * (1 - area))
-    return Interval(float(expit(logit - half)), float(expit(logit + half)), "DeLong")
+    method = "DeLong" if num_groups == len(scores) else "DeLong, images of a patient as one cluster (Obuchowski)"
+    return Interval(float(expit(logit - half)), float(expit(logit + half)), method)
 
 
 def delong_difference(
@@ -215,6 +235,11 @@ def _placements(
 
 def _variance_of_mean(values: NDArray[np.float64]) -> float:
     return float(values.var(ddof=1)) / len(values) if len(values) > 1 else math.nan
+
+
+def _scatter(first: NDArray[Any], second: NDArray[Any], number: int) -> float:
+    """The sum of products over patients, corrected for the number of those that hold the side; NaN for one."""
+    return number / (number - 1) * float(first @ second) if number > 1 else math.nan
 
 
 def _normal(level: float) -> float:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytorch_lightning as pl
 
+from cxr.sources.spreadsheet import to_csv
 from cxr.training.run_directory import write_atomically
 
 
@@ -45,4 +46,4 @@ class EpochHistory(pl.callbacks.Checkpoint):
                 **dict(sorted(metrics.items())),
             }
         )
-        write_atomically(self._path, pd.DataFrame(self._rows).to_csv(index=False))
+        write_atomically(self._path, to_csv(pd.DataFrame(self._rows)))

@@ -58,6 +58,10 @@ class RunDirectory:
         return self.path / "status.json"
 
     @property
+    def environment_path(self) -> Path:
+        return self.path / "environment.json"
+
+    @property
     def checkpoints_dir(self) -> Path:
         return self.path / "checkpoints"
 

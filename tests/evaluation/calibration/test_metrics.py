@@ -106,6 +106,29 @@ def test_error_interval_covers_no_error_where_there_is_none() -> None:
     assert all(entry["ece_equal_width"]["value"] > 0.02 for entry in entries)
 
 
+@pytest.mark.parametrize(
+    ("num_images", "slope", "intercept"),
+    [(30, 1.0, 0.0), (30, 2.0, 0.0), (60, 1.0, 0.3), (60, 2.0, 0.0), (150, 1.0, 0.3), (150, 2.0, 0.0), (60, 1.0, 1.0)],
+)
+def test_error_interval_holds_the_truth_in_small_biased_sets_too(
+    num_images: int, slope: float, intercept: float
+) -> None:
+    odds = np.random.default_rng(99).normal(-0.5, 1.5, 400_000)
+    truth = np.abs(expit(odds) - expit(slope * odds + intercept)).mean()
+    repetitions, held = 150, 0
+    for seed in range(repetitions):
+        entry = measured(*drawn(num_images, slope=slope, intercept=intercept, seed=seed), num_resamples=200)
+        assert "confidence set" in entry["ece_equal_mass"]["method"]
+        held += entry["ece_equal_mass"]["low"] <= truth <= entry["ece_equal_mass"]["high"]
+    # Of 95 % in 150 repetitions one standard error is 1.8 %.
+    assert held / repetitions >= 0.93
+
+
+def test_error_interval_leaves_no_error_out_where_there_is_much() -> None:
+    entries = [measured(*drawn(400, slope=3.0, intercept=1.0, seed=seed), num_resamples=100) for seed in range(20)]
+    assert all(entry["ece_equal_mass"]["low"] > 0.03 for entry in entries)
+
+
 @pytest.mark.parametrize("kind", [equal_width_bins, equal_mass_bins])
 def test_parts_of_the_brier_score_add_up(kind: Any) -> None:
     predicted, is_positive = drawn(777, slope=0.5)

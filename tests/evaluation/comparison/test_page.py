@@ -167,6 +167,31 @@ def test_a_class_and_a_patient_that_look_like_formulas_are_compared_all_the_same
     assert found.tests[0].difference.num_images == 40
 
 
+def test_the_size_of_each_network_is_shown_where_its_evaluation_recorded_it(tmp_path: Path) -> None:
+    records = draw_records(40)
+    sizes = {"large": 23_512_130, "small": 4210, "early": None}
+    for number, (name, size) in enumerate(sizes.items()):
+        entry = {} if size is None else {"parameters": size}
+        scores = draw_scores(records, 2.0, seed=number)
+        write_run(tmp_path / name, records, scores, settings={"model.name": name}, entry=entry)
+    found = compared(tmp_path)
+    console = Console(width=250, force_terminal=False, color_system=None)
+    with console.capture() as capture:
+        console.print(comparison_tables(found))
+    page = Page(write_page(found, tmp_path / "out")[0].read_text(encoding="utf-8"))
+    for text in (capture.get(), page.text):
+        assert "parameters" in text
+        assert "23.5 million" in text
+        assert "4,210" in text
+    with write_tables(found, tmp_path / "out")[0].open(newline="", encoding="utf-8") as file:
+        rows = {row["run"]: row for row in csv.DictReader(file)}
+    assert {name: row["parameters"] for name, row in rows.items()} == {
+        "large": "23512130",
+        "small": "4210",
+        "early": "",
+    }
+
+
 def test_undefined_metrics_say_why(tmp_path: Path) -> None:
     records = draw_records(40)
     never = np.tile(np.array([[0.1, 0.9]], dtype=np.float32), (40, 1))

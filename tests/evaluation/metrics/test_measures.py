@@ -234,6 +234,25 @@ def test_the_order_of_the_images_does_not_matter() -> None:
         assert limits(shuffled[name]) == pytest.approx(limits(there[name]), abs=1e-9), name
 
 
+def test_delong_takes_the_place_of_the_bootstrap_of_the_area_alone() -> None:
+    probabilities, labels, groups = binormal(np.random.default_rng(9), 40, 60, 1.0, 4, 0.5)
+    settings: dict[str, Any] = {"num_resamples": 1000}
+    usual = measure(probabilities, labels, groups, NAMES, "covid", "other", **settings)
+    chosen = measure(probabilities, labels, groups, NAMES, "covid", "other", auroc_interval="delong", **settings)
+    assert "DeLong" in chosen["auroc"]["method"]
+    assert "one cluster" in chosen["auroc"]["method"], "patients have several images"
+    # Limits of 1,000 resamples are off by some hundredths of the width.
+    width = usual["auroc"]["high"] - usual["auroc"]["low"]
+    assert limits(chosen["auroc"]) == pytest.approx(limits(usual["auroc"]), abs=0.1 * width)
+    assert {name: chosen[name] for name in METRICS[2:]} == {name: usual[name] for name in METRICS[2:]}
+
+    few = groups < 45  # 5 negative patients are left
+    scarce = probabilities[few], labels[few], groups[few]
+    by_delong = measure(*scarce, NAMES, "covid", "other", auroc_interval="delong", **settings)["auroc"]
+    assert by_delong == measure(*scarce, NAMES, "covid", "other", **settings)["auroc"]
+    assert "DeLong" not in by_delong["method"], "too few patients for its variance"
+
+
 def test_the_spread_of_the_resamples_is_that_of_a_plain_loop_over_patients() -> None:
     probabilities, labels, groups = binormal(np.random.default_rng(6), 40, 50, 1.0, 4, 0.5)
     entry = measure(probabilities, labels, groups, NAMES, "covid", "other", num_resamples=1200)

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -33,16 +32,6 @@ def statuses(card: str) -> dict[str, dict[str, tuple[str, str]]]:
         rows = re.findall(r"^\| (\w+) \| [^|]* \| (filled|needs a human|missing) \| ([^|]*) \|$", part, re.MULTILINE)
         found[title] = {number: (status, where) for number, status, where in rows}
     return found
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
-    return draw_run(tmp_path_factory.mktemp("small") / "run", num_images=40)
-
-
-@pytest.fixture
-def run(small: RunDirectory, tmp_path: Path) -> RunDirectory:
-    return RunDirectory(Path(shutil.copytree(small.path, tmp_path / "run")))
 
 
 def test_the_checklists_are_whole() -> None:

@@ -178,12 +178,12 @@ def measure_calibration(
     """
     is_positive = labels == positive_index
     weights = patient_resamples(groups, is_positive.astype(np.int64), num_resamples=num_resamples, seed=seed)
-    num_patients = len(set(groups))
-    stages = {"before": _measure_stage(before, is_positive, positive_index, weights, num_patients, seed)}
+    _, patients = np.unique(np.asarray(groups), return_inverse=True)
+    stages = {"before": _measure_stage(before, is_positive, positive_index, weights, patients, seed)}
     stages["after"] = (
         stages["before"]
         if np.array_equal(before, after)
-        else _measure_stage(after, is_positive, positive_index, weights, num_patients, seed)
+        else _measure_stage(after, is_positive, positive_index, weights, patients, seed)
     )
     parts: dict[str, Any] = {}
     for name, probabilities in (("", after), ("_before", before)):
@@ -204,15 +204,19 @@ def _measure_stage(
     is_positive: NDArray[np.bool_],
     positive_index: int,
     weights: NDArray[np.uint16],
-    num_patients: int,
+    patients: NDArray[np.intp],
     seed: int,
 ) -> dict[str, Any]:
+    num_patients = len(np.unique(patients))
     predicted = probabilities[:, positive_index].astype(np.float64)
     off = predicted - is_positive
     method = f"patient bootstrap, {len(weights):,} resamples"
+    careful = f"{method}, the lower limit from a confidence set of the bins"
     few = f"{num_patients} patients: an interval needs {MIN_PATIENTS}" if num_patients < MIN_PATIENTS else None
 
-    def entry(value: float, limits: tuple[float, float] | None, expected: float, reason: str) -> dict[str, Any]:
+    def entry(
+        value: float, limits: tuple[float, float] | None, expected: float, reason: str, method: str = method
+    ) -> dict[str, Any]:
         found: dict[str, Any] = {"value": value, "n": len(off), "expected": expected}
         if limits is None or few is not None:
             return found | {"low": None, "high": None, "method": None, "reason": few or reason}
@@ -229,8 +233,9 @@ def _measure_stage(
         ("ece_equal_width", equal_width, gaps[num_mass:]),
     ):
         value = calibration_error(predicted, is_positive, bins)
-        limits = _error_limits(value, off, bins, np.array(of_bins), total)
-        entries[name] = entry(value, limits, _expected_error(predicted, bins, seed), "no resample has a value")
+        by_chance = _errors_by_chance(predicted, bins, seed)
+        limits = _error_limits(value, off, bins, np.array(of_bins), total, patients, by_chance)
+        entries[name] = entry(value, limits, float(by_chance.mean()), "no resample has a value", careful)
     expected = float((predicted * (1 - predicted)).mean())
     limits = percentile_interval(squares / total)
     entries["brier"] = entry(float((off**2).mean()), limits, expected, "no resample has a value")
@@ -254,12 +259,18 @@ def _error_limits(
     bins: Bins,
     gaps: NDArray[np.float64],
     total: NDArray[np.float64],
+    patients: NDArray[np.intp],
+    by_chance: NDArray[np.float64],
 ) -> tuple[float, float] | None:
     """Limits of the calibration error, which chance alone makes larger than 0, and in a resample a second time.
 
-    The lower limit is 0 unless the error is larger than the resamples' spread about the data would give by itself;
-    then it is turned round the value (Davison & Hinkley, "Bootstrap Methods and their Application", 1997, section
-    5.2), which takes chance off again. The upper one is the percentile, which errs on the wide side.
+    The error is the length, in the sum of absolute values, of the vector of the bins' gaps. No error of that vector
+    that is shorter than some length can move it by more than that length, so the lower limit is the value less the
+    97.5 % quantile of how far the resamples' gaps lie from the data's: a confidence set of the gaps (Beran, "Balanced
+    simultaneous confidence sets", 1988), seen from the origin. Each bin's distance is widened for the few patients in
+    it, from which a bootstrap sees too little spread (Rao and Wu, "Resampling inference with complex survey data",
+    1988). It is 0 also where truths drawn as the predictions say give as large a value. The upper limit is the
+    percentile, which errs on the wide side.
 
     Args:
         value: of the data.
@@ -267,14 +278,18 @@ def _error_limits(
         bins: B of them.
         gaps: (B, R) sum of `off` in each bin and resample.
         total: (R,) images in each resample.
+        patients: (N,) number of each image's patient.
+        by_chance: (S,) errors of truths that are drawn as the predictions say.
     """
     of_data = np.bincount(bins.place, weights=off, minlength=bins.num_bins)
+    held = np.array([len(np.unique(patients[bins.place == place])) for place in range(bins.num_bins)])
+    widened = np.sqrt(held / np.maximum(held - 1, 1))[:, None]
     limits = percentile_interval(np.abs(gaps).sum(axis=0) / total)
-    by_chance = percentile_interval(np.abs(gaps - of_data[:, None] * total / len(off)).sum(axis=0) / total)
-    if limits is None or by_chance is None:
+    distance = percentile_interval(np.abs(widened * (gaps - of_data[:, None] * total / len(off))).sum(axis=0) / total)
+    if limits is None or distance is None:
         return None
-    low = 0.0 if value <= by_chance[1] else max(0.0, 2 * value - limits[1])
-    return min(low, value), max(limits[1], value)
+    nothing = value <= float(np.quantile(by_chance, 0.975))
+    return 0.0 if nothing else max(0.0, value - distance[1]), max(limits[1], value)
 
 
 def resampled_sums(weights: NDArray[np.uint16], columns: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -284,8 +299,8 @@ def resampled_sums(weights: NDArray[np.uint16], columns: NDArray[np.float64]) ->
     return np.concatenate([weights[start : start + at_a_time].astype(np.float64) @ columns for start in starts])
 
 
-def _expected_error(predicted: NDArray[np.float64], bins: Bins, seed: int) -> float:
-    """The mean calibration error of truths that are drawn as the predictions say, all images independent.
+def _errors_by_chance(predicted: NDArray[np.float64], bins: Bins, seed: int) -> NDArray[np.float64]:
+    """Calibration errors (S,) of truths that are drawn as the predictions say, all images independent.
 
     Bröcker & Smith, "Increasing the reliability of reliability diagrams", 2007.
     """
@@ -297,4 +312,4 @@ def _expected_error(predicted: NDArray[np.float64], bins: Bins, seed: int) -> fl
         size = (min(at_a_time, _NUM_SIMULATIONS - start), len(predicted))
         truth = generator.random(size) < predicted
         errors.append(np.abs((truth - predicted) @ members).sum(axis=1))
-    return float(np.concatenate(errors).mean() / len(predicted))
+    return np.concatenate(errors) / len(predicted)

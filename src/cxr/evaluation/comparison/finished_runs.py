@@ -17,6 +17,7 @@ import yaml
 
 from cxr.errors import ConfigurationError, CxrError
 from cxr.evaluation.metrics_file import read_metrics
+from cxr.sources.spreadsheet import restore
 from cxr.training.run_directory import RunDirectory
 
 # A run that ended so has no weights that its configuration speaks for.
@@ -189,7 +190,8 @@ def flatten(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
 def _rows(path: Path) -> Iterable[dict[str, str]]:
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            yield from csv.DictReader(file)
+            for row in csv.DictReader(file):
+                yield {name: restore(cell) if isinstance(cell, str) else cell for name, cell in row.items()}
     except (OSError, UnicodeDecodeError, csv.Error):
         return
 

@@ -16,7 +16,16 @@ from cxr.evaluation.comparison.comparison import Comparison, PairedTest, conclud
 from cxr.evaluation.comparison.configurations import is_full_grid, show_value
 from cxr.evaluation.comparison.repeated_runs import ComparedRun
 from cxr.evaluation.comparison.sweep_figures import MAX_FACTORS, draw_main_effects, draw_parallel_coordinates
-from cxr.evaluation.comparison.table import cost_of, run_names, sentences_of, show_p, show_seconds, show_spread, signed
+from cxr.evaluation.comparison.table import (
+    cost_of,
+    run_names,
+    sentences_of,
+    show_p,
+    show_parameters,
+    show_seconds,
+    show_spread,
+    signed,
+)
 from cxr.evaluation.figure_style import DPI
 from cxr.evaluation.report.page_template import template
 from cxr.evaluation.report.parts import Number, Part, Picture, Section, Strip, Table, strip
@@ -207,8 +216,15 @@ def _undefined(comparison: Comparison, names: Sequence[str]) -> str:
 def _runs(comparison: Comparison) -> Section:
     section = Section("runs", "Runs", "What each run cost, and what it came to.")
     repeats = list(comparison.repeat_keys)
-    columns = ["run", Number("configuration"), *repeats, Number(NAMES[comparison.metric]), Number("epochs")]
-    columns += [Number("best epoch"), Number("wall time"), Number("s per epoch"), Number("training images per s")]
+    columns = ["run", Number("configuration"), *repeats, Number(NAMES[comparison.metric])]
+    columns += [
+        Number("parameters"),
+        Number("epochs"),
+        Number("best epoch"),
+        Number("wall time"),
+        Number("s per epoch"),
+        Number("training images per s"),
+    ]
     rows = [
         [
             run.run.name,
@@ -225,11 +241,12 @@ def _runs(comparison: Comparison) -> Section:
 
 
 def _cost(comparison: Comparison, run: ComparedRun) -> list[str]:
-    metric, cost = run.metrics.get(comparison.metric), cost_of(run)
+    metric, cost = run.metrics.get(comparison.metric), cost_of(run, comparison.split)
     best = run.run.metrics[comparison.split].get("epoch")
     numbers = [cost.get(name) for name in ("seconds_per_epoch", "train_images_per_second")]
     return [
         ABSENT if metric is None else number(metric.value),
+        show_parameters(cost["parameters"]),
         ABSENT if run.run.epochs is None else str(run.run.epochs),
         str(best + 1) if isinstance(best, int) else ABSENT,
         show_seconds(run.run.seconds),

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from cxr.errors import DataError
 from cxr.evaluation.comparison.finished_runs import FinishedRun
-from cxr.evaluation.predictions import defuse
 from cxr.pipeline.splits import SPLITS
+from cxr.sources.spreadsheet import restored
 
 BY_CONTENT = "the SHA-256 of each file"
 BY_NAME = "source and file name"
@@ -122,15 +122,14 @@ def _read(run: FinishedRun, split: str) -> _Read:
     class_names, positive = _classes(run.metrics, split)
     # Everything as text: a patient called "007" or "NA" keeps its name.
     try:
-        table = pd.read_csv(path, dtype=str, na_filter=False)
+        table = restored(pd.read_csv(path, dtype=str, na_filter=False))
     except (ValueError, OSError) as error:
         raise DataError(f"predictions/{split}.csv cannot be read ({type(error).__name__})") from None
     needed = ["image", "patient", "source", "label", "threshold", *(f"prob_{name}" for name in class_names)]
     missing = [name for name in needed if name not in table]
     if missing:
         raise DataError(f"predictions/{split}.csv has no column {missing[0]}")
-    # Text of the predictions is defused against formulas, the names of the classes in metrics.json are not.
-    number = {defuse(name): place for place, name in enumerate(class_names)}
+    number = {name: place for place, name in enumerate(class_names)}
     table = table[table["label"] != ""].reset_index(drop=True)
     strange = sorted(set(table["label"]) - set(number))
     if strange:
@@ -185,10 +184,10 @@ def _from_split(run: FinishedRun, names: NDArray[np.object_]) -> tuple[NDArray[n
     if not path.is_file():
         return None, None
     try:
-        table = pd.read_csv(path, dtype=str, na_filter=False, usecols=["source", "image", "group", "sha256"])
-    except (ValueError, OSError):
+        table = restored(pd.read_csv(path, dtype=str, na_filter=False))[["source", "image", "group", "sha256"]]
+    except (ValueError, KeyError, OSError):
         return None, None
-    table.index = pd.Index(_pairs(table["source"].map(defuse), table["image"].map(defuse)))
+    table.index = pd.Index(_pairs(table["source"], table["image"]))
     table = table[~table.index.duplicated(keep=False)].reindex(names)
     if table["sha256"].isna().any() or (table["sha256"] == "").any():
         return None, None

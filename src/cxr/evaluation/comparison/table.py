@@ -17,8 +17,8 @@ from cxr.evaluation.comparison.comparison import Comparison, PairedTest, conclud
 from cxr.evaluation.comparison.configurations import NOT_SET, REPEAT_KEYS, short_names, show_value
 from cxr.evaluation.comparison.finished_runs import FinishedRun
 from cxr.evaluation.comparison.repeated_runs import ComparedRun, Configuration, Summary
-from cxr.evaluation.predictions import defuse
 from cxr.evaluation.words import ABSENT, NAMES, number, visible, with_limits
+from cxr.sources.spreadsheet import defuse
 from cxr.training.run_directory import write_atomically
 
 MAX_SETTINGS = 6  # columns of settings on the terminal; the files hold them all
@@ -123,6 +123,7 @@ def _configurations_table(comparison: Comparison) -> Table:
     repeated = any(len(configuration.runs) > 1 for configuration in comparison.configurations)
     if repeated:
         table.add_column(f"{NAMES[comparison.metric]} over runs")
+    table.add_column("parameters", justify="right")
     table.add_column("epochs", justify="right")
     table.add_column("time", justify="right")
     for one in comparison.configurations:
@@ -132,7 +133,7 @@ def _configurations_table(comparison: Comparison) -> Table:
             cells.append(with_limits(one.summaries[metric].estimate) if metric in one.summaries else ABSENT)
         if repeated:
             cells.append(show_spread(one.summaries.get(comparison.metric)))
-        cells += [_epochs(one), show_seconds(_mean_seconds(one))]
+        cells += [_parameters(one, comparison.split), _epochs(one), show_seconds(_mean_seconds(one))]
         table.add_row(*(Text(visible(cell)) for cell in cells))
     return table
 
@@ -164,6 +165,18 @@ def _excluded_table(comparison: Comparison) -> Table:
     return table
 
 
+def show_parameters(number: Cell) -> str:
+    """'23.5 million', '4,210'; a dash for none."""
+    if not isinstance(number, int):
+        return ABSENT
+    return f"{number / 1e6:,.1f} million" if number >= 1e5 else f"{number:,}"
+
+
+def _parameters(configuration: Configuration, split: str) -> str:
+    shown = dict.fromkeys(show_parameters(cost_of(run, split)["parameters"]) for run in configuration.runs)
+    return ", ".join(shown)
+
+
 def _epochs(configuration: Configuration) -> str:
     known = sorted({run.run.epochs for run in configuration.runs if run.run.epochs is not None})
     return ABSENT if not known else str(known[0]) if len(known) == 1 else f"{known[0]} to {known[-1]}"
@@ -180,7 +193,7 @@ def _run_rows(comparison: Comparison) -> list[dict[str, Cell]]:
         for run in configuration.runs:
             row = _beginning(run.run, configuration.number, "", comparison.keys)
             row |= {"split": comparison.split, "images": len(run.predictions.keys)}
-            row |= {"patients": len(set(run.predictions.groups)), **cost_of(run)}
+            row |= {"patients": len(set(run.predictions.groups)), **cost_of(run, comparison.split)}
             for name, found in run.metrics.items():
                 row |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
                 row |= {f"{name}_method": found.method, f"{name}_baseline": found.baseline, f"{name}_n": found.n}
@@ -196,10 +209,12 @@ def _beginning(run: FinishedRun, configuration: int | None, reason: str, keys: S
     return row | {key: _cell(run.settings.get(key, NOT_SET)) for key in keys}
 
 
-def cost_of(run: ComparedRun) -> dict[str, Cell]:
-    """What a run cost, as far as it is known: epochs, wall time in seconds, and what follows from the two."""
+def cost_of(run: ComparedRun, split: str) -> dict[str, Cell]:
+    """What a run cost, as far as it is known: parameters, epochs, wall time in seconds, and what follows from these."""
     epochs, seconds, images = run.run.epochs, run.run.seconds, run.run.train_images
-    known: dict[str, Cell] = {"epochs": epochs, "seconds": seconds}
+    parameters = run.run.metrics[split].get("parameters")
+    known: dict[str, Cell] = {"parameters": parameters if isinstance(parameters, int) else None}
+    known |= {"epochs": epochs, "seconds": seconds}
     if epochs and seconds:
         known["seconds_per_epoch"] = round(seconds / epochs, 2)
         known["train_images_per_second"] = None if images is None else round(images * epochs / seconds, 1)

@@ -43,6 +43,7 @@ def measure(
     *,
     threshold: float | None = None,
     prevalences: Sequence[float] | None = None,
+    auroc_interval: str = "bootstrap",
     num_resamples: int = 1000,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -58,6 +59,7 @@ def measure(
         threshold: probability from which an image is called positive; None: the likeliest class.
         prevalences: (C,) share of each class in the training split, sums to 1; the baseline of Brier score and
             log-loss always gives these probabilities. None: these two have no baseline.
+        auroc_interval: see `metric_intervals`.
         num_resamples: of the bootstrap.
         seed: of the bootstrap.
 
@@ -81,6 +83,7 @@ def measure(
         class_names,
         positive,
         threshold=threshold,
+        auroc_interval=auroc_interval,
         num_resamples=num_resamples,
         seed=seed,
     )

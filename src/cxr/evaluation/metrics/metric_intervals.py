@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxr.evaluation.metrics.weighted_metrics import weighted_metrics
-from cxr.statistics.intervals import Interval, auroc_score, combine, wilson, wilson_by_patient
+from cxr.statistics.intervals import Interval, auroc_score, combine, delong, wilson, wilson_by_patient
 from cxr.statistics.resampling import MIN_GROUPS, bounded_interval, patient_resamples
 from cxr.training.metrics import classification_metrics, predicted_classes
 
@@ -61,6 +61,7 @@ def metric_intervals(
     positive: str,
     *,
     threshold: float | None = None,
+    auroc_interval: str = "bootstrap",
     num_resamples: int = 1000,
     seed: int = 0,
 ) -> dict[str, Interval | str]:
@@ -70,7 +71,7 @@ def metric_intervals(
 
     - Shares of images (accuracy, sensitivity, specificity, PPV, NPV; F1 through F1 / (2 - F1)): Wilson; where a patient
       has several of the images, `wilson_by_patient`.
-    - All others: bootstrap over patients, `bounded_interval`.
+    - All others: bootstrap over patients, `bounded_interval`; AUROC, where it is asked for, by `delong`.
     - Where a bootstrap sees too little, because a class that the metric is about has fewer than ``MIN_GROUPS``
       patients, or because no resample differs, as with a perfect value: AUROC by Newcombe's score interval, with
       patients counted as images, and its mean over classes by the mean of these; balanced accuracy and MCC from
@@ -84,6 +85,7 @@ def metric_intervals(
         labels: (N,).
         groups: (N,) patient group of each image.
         class_names, positive, threshold: as for `classification_metrics`.
+        auroc_interval: of the positive class's AUROC, 'bootstrap' or 'delong'.
         num_resamples, seed: of the bootstrap.
     """
     target = list(class_names).index(positive)
@@ -109,6 +111,9 @@ def metric_intervals(
         else:
             concerned = sides.get(name, [labels == target, labels != target])
             fewest = min(num_patients(patients[side]) for side in concerned)
+            if name == "auroc" and auroc_interval == "delong" and fewest >= MIN_GROUPS:
+                found[name] = delong(probabilities[:, target], labels == target, patients)
+                continue
             interval = _of_resamples(name, value, resampled[name], fewest)
             if interval is None and name == "macro_auroc":
                 interval = _of_mean_area(probabilities, labels, patients, class_names)

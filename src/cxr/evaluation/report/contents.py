@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from platform import python_version
 from typing import Any
 
 import pandas as pd
@@ -15,10 +14,12 @@ import yaml
 
 from cxr.errors import ConfigurationError
 from cxr.evaluation.metrics_file import read_metrics
+from cxr.evaluation.words import mappings
 from cxr.pipeline.splits import SPLITS
+from cxr.sources.spreadsheet import restored
+from cxr.training.environment import package_versions
 from cxr.training.run_directory import RunDirectory
 
-PACKAGES = ("cxr", "torch", "torchvision", "timm", "pytorch-lightning", "numpy", "scipy", "pandas", "matplotlib")
 FIRST_SHOWN = ("test", "val", "train")
 
 
@@ -65,6 +66,11 @@ class Contents:
         order = ["test", *self.external, "val", "train"]
         return next((name for name in order if name in self.entries), None)
 
+    @property
+    def dependence_of_run(self) -> list[Mapping[str, Any]]:
+        """How the label depends on each column over all splits together; empty where no own split was asked for it."""
+        return next((rows for each in self.entries.values() if (rows := mappings(each.get("dependence_of_run")))), [])
+
     def setting(self, dotted: str) -> Any:
         """A value of the configuration by its dotted name; None where it is null or not there."""
         value: Any = self.settings
@@ -110,29 +116,42 @@ def read_contents(run: RunDirectory, names: Sequence[str] | None = None) -> Cont
         history=_history(run.history_path, missing),
         looks=_table(run.looks_path, missing),
         status=_object(run.status_path, missing),
-        environment=_object(run.path / "environment.json", []),
+        environment=_object(run.environment_path, []),
         missing=missing,
     )
 
 
 def versions(contents: Contents) -> list[tuple[str, str]]:
     """Name and version of what the run was trained with where that is recorded, and of what evaluates it now."""
-    now = [("Python", python_version())]
-    for package in PACKAGES:
-        try:
-            now.append((package, version(package)))
-        except PackageNotFoundError:  # the source folder on the path, without an installation
-            now.append((package, "not installed as a package"))
     recorded = contents.environment.get("versions")
     trained = recorded if isinstance(recorded, dict) else {}
     return [(name, f"{trained[name]} in training, {number} now") if name in trained else (name, number)
-            for name, number in now]  # fmt: skip
+            for name, number in package_versions().items()]  # fmt: skip
 
 
 def revision(contents: Contents) -> str | None:
-    """The git commit of the program that trained the run, where the run recorded it."""
+    """The git commit of the program that trained the run, where the run recorded it, and whether it was changed."""
     commit = contents.environment.get("git_commit")
-    return commit if isinstance(commit, str) and commit else None
+    if not isinstance(commit, str) or not commit:
+        return None
+    return f"{commit}, with changes that are not committed" if contents.environment.get("git_dirty") else commit
+
+
+def machine(contents: Contents) -> str | None:
+    """The machine that trained the run, where the run recorded it: processor, cores, memory, GPUs, driver and CUDA."""
+    found = contents.environment.get("machine")
+    if not isinstance(found, dict):
+        return None
+    names = [str(each.get("name")) for each in found.get("gpus") or [] if isinstance(each, dict)]
+    parts = [
+        (found.get("processor"), "{}"),
+        (found.get("cores"), "{} cores"),
+        (found.get("memory_gib"), "{} GiB of memory"),
+        *((f"{count} x {name}", "{}") for name, count in Counter(names).items()),
+        (found.get("gpu_driver"), "driver {}"),
+        (found.get("cuda"), "CUDA {}"),
+    ]
+    return ", ".join(words.format(value) for value, words in parts if value is not None) or None
 
 
 def _text(path: Path, missing: list[str]) -> str:
@@ -166,8 +185,7 @@ def _without_head(text: str) -> list[str]:
 def _table(path: Path, missing: list[str]) -> pd.DataFrame | None:
     try:
         # All as text: a patient called "007" or "NA" keeps its name.
-        table: pd.DataFrame = pd.read_csv(path, dtype=str, na_filter=False, encoding_errors="replace")
-        return table
+        return restored(pd.read_csv(path, dtype=str, na_filter=False, encoding_errors="replace"))
     except FileNotFoundError:
         missing.append(f"{path.name} is not in the run.")
     except (ValueError, OSError):  # pandas' own errors of reading are ValueErrors

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from cxr.evaluation.report.contents import Contents, revision, versions
+from cxr.evaluation.report.contents import Contents, machine, revision, versions
 from cxr.evaluation.report.parts import Number, Part, Section, Table
 from cxr.evaluation.words import counted, number, share, title_of
 from cxr.pipeline.splits import SPLITS
@@ -133,6 +133,7 @@ def versions_section(contents: Contents) -> Section:
     rows = [[name, number] for name, number in versions(contents)]
     commit = revision(contents)
     rows.append(["revision of the program in training", commit or "not recorded"])
+    rows.append(["machine in training", machine(contents) or "not recorded"])
     for name, entry in contents.entries.items():
         if entry.get("checkpoint_sha256"):
             rows.append([f"checkpoint, {title_of(name)} (SHA-256)", str(entry["checkpoint_sha256"])])

@@ -99,11 +99,9 @@ def _of_predicted(predictions: pd.DataFrame, predicted: pd.Series[str]) -> NDArr
     """(N,) the probability of the class that each image was called; NaN where no column holds it."""
     found = np.full(len(predictions), np.nan)
     for name in predicted.unique():
-        # A class whose name begins like a formula has an apostrophe in the cells, but not behind "prob_".
-        column = next((c for c in (f"prob_{name}", f"prob_{name.removeprefix(chr(39))}") if c in predictions), None)
-        if column is not None:
+        if f"prob_{name}" in predictions:
             called = (predicted == name).to_numpy()
-            found[called] = pd.to_numeric(predictions[column], errors="coerce").to_numpy(float)[called]
+            found[called] = pd.to_numeric(predictions[f"prob_{name}"], errors="coerce").to_numpy(float)[called]
     return found
 
 

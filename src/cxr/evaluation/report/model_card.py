@@ -13,7 +13,7 @@ from jinja2 import Undefined
 from markupsafe import Markup
 
 from cxr.evaluation.report.checklists import CLAIM, TRIPOD_AI, find_evidence, judge
-from cxr.evaluation.report.contents import Contents, read_contents, revision, versions
+from cxr.evaluation.report.contents import Contents, machine, read_contents, revision, versions
 from cxr.evaluation.report.data import accounting, characteristics, class_counts
 from cxr.evaluation.report.page import title_of_run
 from cxr.evaluation.report.page_template import template
@@ -96,6 +96,7 @@ def _model_rows(contents: Contents) -> list[tuple[str, str]]:
     size = contents.setting("data.image_size")
     rows = [
         ("network", contents.setting("model.name")),
+        ("parameters", f"{entry['parameters']:,}" if entry.get("parameters") else None),
         ("input", None if size is None else f"one grey radiograph, {size} x {size} pixels"),
         ("output", f"a probability of each class: {', '.join(entry['counts']['classes'])}" if entry else None),
         ("positive class", entry.get("positive") or contents.setting("data.positive")),
@@ -103,6 +104,7 @@ def _model_rows(contents: Contents) -> list[tuple[str, str]]:
         ("SHA-256 of the checkpoint", entry.get("checkpoint_sha256")),
         ("epoch", None if entry.get("epoch") is None else str(entry["epoch"] + 1)),
         ("revision of the program (git)", revision(contents) or "not recorded"),
+        ("machine of the training", machine(contents) or "not recorded"),
         *versions(contents),
     ]
     return [(name, str(value)) for name, value in rows if value is not None]

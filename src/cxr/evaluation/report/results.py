@@ -92,7 +92,7 @@ def _metrics_table(entry: Mapping[str, Any]) -> Table:
         )
     notes = _notes(entry)
     if any(estimate.name in LOWER_IS_BETTER and estimate.baseline is not None for estimate in held):
-        notes.append("Of Brier score and log loss: always giving the classes' shares of the training split.")
+        notes.append("Of Brier score and log-loss: always giving the classes' shares of the training split.")
     notes += [f"{', '.join(names)}: {reason}." for reason, names in reasons.items()]
     if not any(estimate.method for estimate in held):
         notes.append("No intervals: this entry was written by an older evaluation.")

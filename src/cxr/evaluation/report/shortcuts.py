@@ -12,6 +12,7 @@ from cxr.evaluation.report.warnings import association_strength
 from cxr.evaluation.subgroups.subgroups import subgroup_verdict
 from cxr.evaluation.words import (
     ABSENT,
+    ALL_SPLITS,
     Estimate,
     limits,
     mapping,
@@ -99,29 +100,17 @@ def dependence_section(contents: Contents, figures: Figures) -> Section:
         "What the label depends on",
         "Where a column differs between the classes, a network can read the column instead of the disease.",
     )
+    whole = contents.dependence_of_run
+    section.add(
+        Part(
+            ALL_SPLITS,
+            [f"{row['verdict']}." for row in whole if row.get("verdict")],
+            folded_title="The same in tables",
+            folded_tables=_dependence_tables(whole),
+        )
+    )
     for name, entry in contents.entries.items():
-        tables = []
-        for row in mappings(entry.get("dependence")):
-            classes = {str(key): mapping(counts) for key, counts in mapping(row.get("classes")).items()}
-            missing = mapping(row.get("missing"))
-            values = list(dict.fromkeys(str(value) for counts in classes.values() for value in counts))
-            totals = {label: sum(counts.values()) for label, counts in classes.items()}
-            rows = [
-                [value, *(share(counts.get(value, 0), totals[label]) for label, counts in classes.items())]
-                for value in values
-            ]
-            if any(missing.values()):
-                rows.append(["not known", *(f"{missing.get(label, 0):,}" for label in classes)])
-            association = read_estimate("association", row.get("association"))
-            note = f"Cramér's V {with_limits(association)}"
-            if association.value is not None:
-                present = [value for value in values if any(counts.get(value) for counts in classes.values())]
-                note += f": {association_strength(association.value, len(classes), len(present))} (Cohen 1988)"
-            elif association.reason:
-                note += f": {association.reason}"
-            note = str(row.get("verdict") or note)
-            caption = f"{row.get('column')}: images, and share of the class"
-            tables.append(Table(caption, [str(row.get("column")), *map(Number, classes)], rows, f"{note}."))
+        tables = _dependence_tables(mappings(entry.get("dependence")))
         pictures = pictures_of(figures, contents, "dependence", name, section.missing)
         folded = tables if pictures else []
         section.add(
@@ -136,6 +125,33 @@ def dependence_section(contents: Contents, figures: Figures) -> Section:
         if not tables:
             section.missing.append(f"No dependence of the label in {title_of(name)}: it was not measured.")
     return section
+
+
+def _dependence_tables(rows: Sequence[Mapping[str, Any]]) -> list[Table]:
+    """A table for each column: images of each class in each band, and how strong that dependence is."""
+    tables = []
+    for row in rows:
+        classes = {str(key): mapping(counts) for key, counts in mapping(row.get("classes")).items()}
+        missing = mapping(row.get("missing"))
+        values = list(dict.fromkeys(str(value) for counts in classes.values() for value in counts))
+        totals = {label: sum(counts.values()) for label, counts in classes.items()}
+        cells = [
+            [value, *(share(counts.get(value, 0), totals[label]) for label, counts in classes.items())]
+            for value in values
+        ]
+        if any(missing.values()):
+            cells.append(["not known", *(f"{missing.get(label, 0):,}" for label in classes)])
+        association = read_estimate("association", row.get("association"))
+        note = f"Cramér's V {with_limits(association)}"
+        if association.value is not None:
+            present = [value for value in values if any(counts.get(value) for counts in classes.values())]
+            note += f": {association_strength(association.value, len(classes), len(present))} (Cohen 1988)"
+        elif association.reason:
+            note += f": {association.reason}"
+        note = str(row.get("verdict") or note)
+        caption = f"{row.get('column')}: images, and share of the class"
+        tables.append(Table(caption, [str(row.get("column")), *map(Number, classes)], cells, f"{note}."))
+    return tables
 
 
 def saliency_section(contents: Contents, figures: Figures, *, radiographs: bool) -> Section:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
 from cxr.evaluation.report.contents import Contents
-from cxr.evaluation.words import counted, mapping, mappings, number, read_estimate, title_of
+from cxr.evaluation.words import ALL_SPLITS, counted, mapping, mappings, number, read_estimate, title_of
 from cxr.pipeline.splits import SPLITS
 
 # Vergouwe, Steyerberg, Eijkemans & Habbema, "Substantial effective sample sizes were required for external validation
@@ -124,8 +126,18 @@ def _different_checkpoints(contents: Contents) -> list[str]:
 
 def _dependent(contents: Contents) -> list[str]:
     name = contents.primary
-    found = []
-    for row in mappings(contents.entries[name].get("dependence")) if name is not None else []:
+    rows = mappings(contents.entries[name].get("dependence")) if name is not None else []
+    found = _dependences(rows, title_of(str(name)))
+    # What few images of a split do not show, all images of the run may; what they show too is not said twice.
+    for column, text in _dependences(contents.dependence_of_run, ALL_SPLITS).items():
+        found.setdefault(column, text)
+    return list(found.values())
+
+
+def _dependences(rows: Sequence[Mapping[str, Any]], where: str) -> dict[str, str]:
+    """Column -> a sentence, where the label depends on it more than weakly."""
+    found = {}
+    for row in rows:
         association = mapping(row.get("association"))
         value = read_estimate("association", association).value
         classes = mapping(row.get("classes"))
@@ -135,9 +147,9 @@ def _dependent(contents: Contents) -> list[str]:
         if strength == "weak" or (corrected is not None and corrected >= LEVEL):
             continue
         said = row.get("verdict") or f"{row['column']}: Cramér's V {number(value)}"
-        found.append(
-            f"{title_of(str(name))}, {said}. That is a {strength} dependence (Cohen 1988): a network that reads the "
-            f"{row['column']} can score well without seeing the disease."
+        found[str(row["column"])] = (
+            f"{where}, {said}. That is a {strength} dependence (Cohen 1988): a network that reads the {row['column']} "
+            "can score well without seeing the disease."
         )
     return found
 

@@ -50,6 +50,11 @@ class OpenedRun:
         known = self.training_split
         return Counter(known.loc[known["split"] == "train", "label"]) if "label" in known else Counter()
 
+    @property
+    def num_parameters(self) -> int:
+        """The weights that training may change; buffers, such as the statistics of batch norms, are not counted."""
+        return sum(parameter.numel() for parameter in self.module.parameters())
+
     def datamodule(self, **overrides: Any) -> CXRDataModule:
         """The data that the network was trained on, with the split of the training.
 

@@ -40,6 +40,7 @@ class Subject:
         majority_of: where that class is the commonest, in words.
         warnings: what puts the numbers in doubt, a sentence each.
         notes: what else must be known, a sentence each.
+        run_records: the records of all splits of the training; None for another collection.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Subject:
     majority_of: str
     warnings: list[str]
     notes: list[str]
+    run_records: pd.DataFrame | None = None
 
     def images(self, rows: NDArray[np.int64]) -> Tensor:
         """The prepared images uint8 (n, 1, H, W) of n rows (counted from 0) of `records`."""
@@ -95,12 +97,13 @@ def own_split(opened: OpenedRun, split: str, **overrides: Any) -> Subject:
         title={"train": "Training", "val": "Validation", "test": "Test"}[split] + " split",
         records=records,
         batches=_in_order(data, records.index),
-        labels=_labels(records, class_names),
+        labels=labels_of(records, class_names),
         class_counts=counts,
         majority=max(class_names, key=counts["train"].__getitem__),
         majority_of="the training split",
         warnings=warnings,
         notes=[],
+        run_records=data.records,
     )
 
 
@@ -147,7 +150,7 @@ def other_collection(opened: OpenedRun, settings: Mapping[str, Any], name: str |
             f"{name}: its classes are [{', '.join(data.class_names)}], those of the network "
             f"[{', '.join(module.class_names)}]; give data.classes with the network's names"
         )
-    records, labels = data.records, _labels(data.records, module.class_names)
+    records, labels = data.records, labels_of(data.records, module.class_names)
     counts = {known: int((labels == number).sum()) for number, known in enumerate(module.class_names)}
     known, majority_of = opened.training_counts, "the training split"
     if not known:
@@ -175,7 +178,8 @@ def _in_order(data: CXRDataModule, index: pd.Index[int]) -> DataLoader[dict[str,
     return DataLoader(everything.dataset, sampler=batches, batch_size=None, num_workers=everything.num_workers)
 
 
-def _labels(records: pd.DataFrame, class_names: Sequence[str]) -> NDArray[np.int64]:
+def labels_of(records: pd.DataFrame, class_names: Sequence[str]) -> NDArray[np.int64]:
+    """(N,) class of each record by its place in `class_names`, -1 = unlabelled or of another class."""
     number = {name: place for place, name in enumerate(class_names)}
     return np.array([number.get(label, -1) for label in records["label"]], dtype=np.int64)
 

@@ -1,0 +1,58 @@
+"""How is a table written so that a spreadsheet shows it, never runs it, and the very same text is read back?
+
+File names and patient ids come from strangers, and a cell that begins with an equals sign is a program to whoever opens
+the table ("CSV injection", OWASP).
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# A cell that begins so is a formula to spreadsheet programs, or becomes one when what is in front is cut off.
+_FORMULA = re.compile(r"[=+\-@\t\r\n]")
+# Texts that begin with apostrophes before such a start get one more: else they could not be told from defused ones.
+_DEFUSABLE = re.compile(f"'*{_FORMULA.pattern}")
+_DEFUSED = re.compile(f"'+{_FORMULA.pattern}")
+
+
+def defuse(text: str) -> str:
+    """Text that a spreadsheet program does not run: an apostrophe in front of what begins like a formula."""
+    return f"'{text}" if _DEFUSABLE.match(text) else text
+
+
+def restore(text: str) -> str:
+    """What `defuse` was given; text that was never defused stays as it is, unless it looks as if it had been."""
+    return text[1:] if _DEFUSED.match(text) else text
+
+
+def to_csv(table: pd.DataFrame) -> str:
+    """A table as CSV, its texts and headings defused; numbers stay numbers, also those that begin with a minus.
+
+    Float32 has the nine digits that it needs to be read back exactly. An empty cell is empty.
+    """
+    safe = table.copy()
+    for name in table.columns:
+        kind = table[name].dtype
+        if kind.kind not in "biufc":
+            safe[name] = table[name].map(_defused, na_action="ignore")
+        elif kind == "float32":
+            safe[name] = [float(f"{number:.9g}") for number in table[name]]
+    safe.columns = [defuse(str(name)) for name in table.columns]
+    # Text always in quotes: a carriage return within a name would else end the row.
+    return safe.to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
+
+
+def restored(table: pd.DataFrame) -> pd.DataFrame:
+    """The table that was given to `to_csv`, from one that was read as text; what is not text stays."""
+    back = table.map(lambda cell: restore(cell) if isinstance(cell, str) else cell)
+    back.columns = [restore(str(name)) for name in table.columns]
+    return back
+
+
+def _defused(cell: Any) -> Any:
+    return defuse(cell) if isinstance(cell, str) else cell
