@@ -14,6 +14,7 @@ JOURNEY = [
     "errors",
     "allocator",
     "interruption",
+    "files",
     "statistics",
     "sources",
     "images",

@@ -13,9 +13,10 @@ import yaml
 
 from cxr.command_line import Job
 from cxr.errors import CxrError, DivergedError
+from cxr.files import write_atomically
 from cxr.training.accelerators import resolve_devices, resolve_precision
 from cxr.training.environment import describe_environment
-from cxr.training.run_directory import RunDirectory, write_atomically
+from cxr.training.run_directory import RunDirectory
 
 if TYPE_CHECKING:
     from pytorch_lightning.loggers import Logger

@@ -13,9 +13,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from cxr.command_line import Job
+from cxr.files import write_atomically
 from cxr.open_run import OpenRun
 from cxr.sources.spreadsheet import to_csv
-from cxr.training.run_directory import RunDirectory, write_atomically
+from cxr.training.run_directory import RunDirectory
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from cxr.errors import ConfigurationError
-from cxr.training.run_directory import RunDirectory, write_atomically
+from cxr.files import write_atomically
+from cxr.training.run_directory import RunDirectory
 
 
 def _create(output_dir: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from filelock import FileLock
 
 from cxr.errors import DataError
-from cxr.training.run_directory import write_atomically
+from cxr.files import write_atomically
 
 
 def read_metrics(path: Path) -> dict[str, Any]:

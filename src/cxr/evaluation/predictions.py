@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from cxr.files import write_atomically
 from cxr.sources.spreadsheet import to_csv
-from cxr.training.run_directory import write_atomically
 
 
 def predictions_table(

@@ -8,8 +8,8 @@ from pathlib import Path
 import pandas as pd
 import pytorch_lightning as pl
 
+from cxr.files import write_atomically
 from cxr.sources.spreadsheet import to_csv
-from cxr.training.run_directory import write_atomically
 
 
 class EpochHistory(pl.callbacks.Checkpoint):

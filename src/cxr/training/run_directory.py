@@ -8,13 +8,13 @@ from __future__ import annotations
 import json
 import os
 import re
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from cxr.errors import ConfigurationError
+from cxr.files import write_atomically
 
 Status = Literal["running", "finished", "failed", "interrupted", "diverged"]
 
@@ -176,24 +176,6 @@ class RunDirectory:
     def read_status(self) -> dict[str, Any]:
         content: dict[str, Any] = json.loads(self.status_path.read_text(encoding="utf-8"))
         return content
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file so that it is there whole or not at all, also after a power cut."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        # mkstemp makes files for their owner alone; a run is shared like any other output.
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(temporary).chmod(0o666 & ~umask)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def _inside(output_dir: Path, name: str) -> Path:

@@ -10,7 +10,7 @@ from typing import Any
 from cxr.errors import DataError
 from cxr.evaluation.calibration.calibration import Calibration
 from cxr.evaluation.calibration.operating_points import OperatingPoint
-from cxr.training.run_directory import write_atomically
+from cxr.files import write_atomically
 
 
 @dataclass(frozen=True)

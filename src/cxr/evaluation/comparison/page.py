@@ -30,7 +30,7 @@ from cxr.evaluation.figure_style import DPI
 from cxr.evaluation.report.page_template import template
 from cxr.evaluation.report.parts import Number, Part, Picture, Section, Strip, Table, strip
 from cxr.evaluation.words import ABSENT, LOWER_IS_BETTER, NAMES, Estimate, counted, number, title_of, with_limits
-from cxr.training.run_directory import write_atomically
+from cxr.files import write_atomically
 
 CSS_PIXELS_PER_INCH = 96
 WIDE = 480  # CSS pixels from which a figure is not read at the width of a phone

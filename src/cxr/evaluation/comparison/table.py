@@ -18,8 +18,8 @@ from cxr.evaluation.comparison.configurations import NOT_SET, REPEAT_KEYS, short
 from cxr.evaluation.comparison.finished_runs import FinishedRun
 from cxr.evaluation.comparison.repeated_runs import ComparedRun, Configuration, Summary
 from cxr.evaluation.words import ABSENT, NAMES, number, visible, with_limits
+from cxr.files import write_atomically
 from cxr.sources.spreadsheet import defuse
-from cxr.training.run_directory import write_atomically
 
 MAX_SETTINGS = 6  # columns of settings on the terminal; the files hold them all
 MAX_TESTS = 45  # rows of tests on the terminal

@@ -32,7 +32,8 @@ from cxr.evaluation.words import (
     visible,
     with_limits,
 )
-from cxr.training.run_directory import RunDirectory, write_atomically
+from cxr.files import write_atomically
+from cxr.training.run_directory import RunDirectory
 
 HUMAN = "[needs a human]"
 # Sections of the configuration that say how the network came to be, in the order of its making.

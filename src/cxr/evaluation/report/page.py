@@ -34,7 +34,8 @@ from cxr.evaluation.words import (
     read_estimate,
     rest_of,
 )
-from cxr.training.run_directory import RunDirectory, write_atomically
+from cxr.files import write_atomically
+from cxr.training.run_directory import RunDirectory
 
 
 def write_report(
