@@ -211,12 +211,9 @@ def _measure_stage(
     predicted = probabilities[:, positive_index].astype(np.float64)
     off = predicted - is_positive
     method = f"patient bootstrap, {len(weights):,} resamples"
-    careful = f"{method}, the lower limit from a confidence set of the bins"
     few = f"{num_patients} patients: an interval needs {MIN_PATIENTS}" if num_patients < MIN_PATIENTS else None
 
-    def entry(
-        value: float, limits: tuple[float, float] | None, expected: float, reason: str, method: str = method
-    ) -> dict[str, Any]:
+    def entry(value: float, limits: tuple[float, float] | None, expected: float, reason: str) -> dict[str, Any]:
         found: dict[str, Any] = {"value": value, "n": len(off), "expected": expected}
         if limits is None or few is not None:
             return found | {"low": None, "high": None, "method": None, "reason": few or reason}
@@ -235,7 +232,7 @@ def _measure_stage(
         value = calibration_error(predicted, is_positive, bins)
         by_chance = _errors_by_chance(predicted, bins, seed)
         limits = _error_limits(value, off, bins, np.array(of_bins), total, patients, by_chance)
-        entries[name] = entry(value, limits, float(by_chance.mean()), "no resample has a value", careful)
+        entries[name] = entry(value, limits, float(by_chance.mean()), "no resample has a value")
     expected = float((predicted * (1 - predicted)).mean())
     limits = percentile_interval(squares / total)
     entries["brier"] = entry(float((off**2).mean()), limits, expected, "no resample has a value")
