@@ -140,7 +140,7 @@ class Augmentation:
 def apply_with_torch(images: Tensor, changes: Changes) -> Tensor:
     """`Augmentation.apply` on any device, the whole batch at once."""
     lit = changes.tables.gather(1, images.flatten(1).long()).view(images.shape).float()
-    # Where the centres of the pixels lie in -1..1; counted on the device, because a copy from ordinary memory would make
+    # Where the centres of the pixels lie in -1..1; counted on the device, because a copy from ordinary memory makes
     # the processor wait until the device has done all that it was given before.
     columns, rows = (
         (torch.arange(size, device=images.device) * 2 + 1) / size - 1 for size in (images.shape[3], images.shape[2])
