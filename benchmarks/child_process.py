@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import resource
 import subprocess
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -49,3 +53,64 @@ class ChildProcess:
         if not line:
             raise SystemExit(f"{self._name}: ended with status {self._process.wait()}")
         return json.loads(line)
+
+
+# ------------------------------------------------------------------------------------------------------- in a child
+
+
+def resident_peak() -> float:
+    """The most memory that this process has had so far, MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+@dataclass
+class Stopwatch:
+    """Times of one epoch; `wait` holds the training until it is this side's turn.
+
+    What lies between the last training batch and the end of the validation is validation; all else up to the end of
+    the epoch is training.
+
+    Args:
+        answer: takes what goes back to the other half of the comparison.
+        peak: the most memory so far, MB.
+        finish: returns when the device has done all that it was given; called before each mark.
+    """
+
+    answer: Callable[[dict[str, float]], None]
+    peak: Callable[[], float] = resident_peak
+    finish: Callable[[], None] = lambda: None
+    marks: dict[str, float] = field(default_factory=dict)
+
+    def wait(self) -> None:
+        if not sys.stdin.readline():
+            raise SystemExit("stopped")
+        self.marks = {"begin": time.perf_counter()}
+
+    def mark(self, name: str) -> None:
+        self.finish()
+        self.marks[name] = time.perf_counter()
+
+    def tell(self) -> None:
+        marks = self.marks
+        val = marks["validated"] - marks["trained"]
+        self.answer(
+            {
+                "train": marks["end"] - marks["begin"] - val,
+                "val": val,
+                "checkpoints": time.perf_counter() - marks["end"],
+                "peak_mb": self.peak(),
+            }
+        )
+
+
+def answers_alone() -> Callable[[dict[str, float]], None]:
+    """Give the standard output to the answers; what the libraries print there goes nowhere."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    with open(os.devnull, "w", encoding="utf-8") as nowhere:  # noqa: PTH123
+        os.dup2(nowhere.fileno(), 1)
+
+    def answer(turn: dict[str, float]) -> None:
+        answers.write(json.dumps(turn) + "\n")
+        answers.flush()
+
+    return answer

@@ -27,19 +27,15 @@ import csv
 import hashlib
 import importlib.metadata
 import importlib.util
-import json
 import os
-import resource
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from child_process import ChildProcess
+from child_process import ChildProcess, Stopwatch, answers_alone
 
 CONF_DIR = Path(__file__).resolve().parents[1] / "conf"
 REQUIRED = {("train", 224): 1.5, ("train", 512): 1.15, ("val", 224): 2.2}
@@ -215,50 +211,8 @@ def start(name: str, given: argparse.Namespace, table: Path, size: int, num_work
 # ------------------------------------------------------------------------------------------------------- in a child
 
 
-@dataclass
-class Stopwatch:
-    """Times of one epoch; `wait` holds the training until it is this side's turn.
-
-    What lies between the last training batch and the end of the validation is validation; all else up to the end of
-    the epoch is training.
-    """
-
-    answer: Callable[[Turn], None]
-    marks: dict[str, float] = field(default_factory=dict)
-
-    def wait(self) -> None:
-        if not sys.stdin.readline():
-            raise SystemExit("stopped")
-        self.marks = {"begin": time.perf_counter()}
-
-    def mark(self, name: str) -> None:
-        self.marks[name] = time.perf_counter()
-
-    def tell(self) -> None:
-        marks = self.marks
-        val = marks["validated"] - marks["trained"]
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        self.answer(
-            {
-                "train": marks["end"] - marks["begin"] - val,
-                "val": val,
-                "checkpoints": time.perf_counter() - marks["end"],
-                "peak_mb": peak / (2**20 if sys.platform == "darwin" else 2**10),
-            }
-        )
-
-
 def child(given: argparse.Namespace) -> None:
-    """Train, and answer on what was the standard output; what the libraries print goes nowhere."""
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    with open(os.devnull, "w", encoding="utf-8") as nowhere:  # noqa: PTH123
-        os.dup2(nowhere.fileno(), 1)
-
-    def answer(turn: Turn) -> None:
-        answers.write(json.dumps(turn) + "\n")
-        answers.flush()
-
-    SIDES[given.side](given, Stopwatch(answer))
+    SIDES[given.side](given, Stopwatch(answers_alone()))
 
 
 def train_cxr(given: argparse.Namespace, watch: Stopwatch) -> None:

@@ -9,6 +9,8 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from cxr.errors import ConfigurationError
 from cxr.pipeline.augmentation import Augmentation, Changes, apply_with_opencv, apply_with_torch
@@ -173,11 +175,42 @@ DEVICES = [
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_both_ways_of_applying_agree(device: str) -> None:
-    augmentation, images = Augmentation(**FASTAI_V1), smooth(16, size=128)
+@pytest.mark.parametrize("size", [128, 225])
+def test_both_ways_of_applying_agree(device: str, size: int) -> None:
+    augmentation, images = Augmentation(**FASTAI_V1), smooth(16, size=size)
     changes = augmentation.draw(range(16), seed=0, epoch=0)
     there = Changes(changes.homographies.to(device), changes.tables.to(device))
     by_torch = apply_with_torch(images.to(device), there).cpu()
     difference = by_torch.int() - apply_with_opencv(images, changes).int()
     assert difference.abs().max() <= 1
     assert not torch.equal(by_torch, images)
+
+
+class Crossings(TorchDispatchMode):
+    """Notes every operation that takes something of the processor's and gives something of another device's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        given, got = ({each.device.type for each in tree_leaves(part) if isinstance(each, Tensor)}
+                      for part in ((args, kwargs), result))  # fmt: skip
+        if "cpu" in given and got - {"cpu"}:
+            self.names.append(str(func))
+        return result
+
+
+def test_on_a_device_nothing_is_fetched_that_it_would_have_to_wait_for() -> None:
+    # A device that only knows shapes: what would be copied to a GPU is copied to it, too.
+    images, augmentation = smooth(4), Augmentation(**FASTAI_V1)
+    changes = augmentation.draw(range(4), seed=0, epoch=0)
+    with Crossings() as crossings:
+        there = Changes(changes.homographies.to("meta"), changes.tables.to("meta"))
+        batch = images.to("meta")
+    assert len(crossings.names) == 3  # the batch and its changes
+    with Crossings() as crossings:
+        changed = augmentation.apply(batch, there)
+    assert crossings.names == []
+    assert (changed.device.type, changed.dtype, changed.shape) == ("meta", torch.uint8, images.shape)

@@ -140,7 +140,11 @@ class Augmentation:
 def apply_with_torch(images: Tensor, changes: Changes) -> Tensor:
     """`Augmentation.apply` on any device, the whole batch at once."""
     lit = changes.tables.gather(1, images.flatten(1).long()).view(images.shape).float()
-    columns, rows = (torch.from_numpy(_centres(size)).to(images.device) for size in (images.shape[3], images.shape[2]))
+    # Where the centres of the pixels lie in -1..1; counted on the device, because a copy from ordinary memory makes
+    # the processor wait until the device has done all that it was given before.
+    columns, rows = (
+        (torch.arange(size, device=images.device) * 2 + 1) / size - 1 for size in (images.shape[3], images.shape[2])
+    )
     # Homogeneous coordinates (B, 3, H, W) of each pixel: a term per column and a term per row.
     of_column = changes.homographies[:, :, 0, None, None] * columns
     of_row = changes.homographies[:, :, 1, None, None] * rows[:, None] + changes.homographies[:, :, 2, None, None]
@@ -162,11 +166,6 @@ def apply_with_opencv(images: Tensor, changes: Changes) -> Tensor:
         lit = cv2.LUT(image, table)
         cv2.warpPerspective(lit, homography, (width, height), place, flags, cv2.BORDER_REFLECT)
     return out
-
-
-def _centres(size: int) -> NDArray[np.float32]:
-    """Where the centres of ``size`` pixels lie in -1..1."""
-    return ((np.arange(size) * 2 + 1) / size - 1).astype(np.float32)
 
 
 def _identity(num: int) -> NDArray[np.float64]:

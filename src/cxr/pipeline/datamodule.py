@@ -303,17 +303,19 @@ class CXRDataModule(pl.LightningDataModule):
 
     def _loader(self, batches: EpochBatches) -> DataLoader[Batch]:
         num_workers = self.hparams["num_workers"]
-        on_cuda = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
         return DataLoader(
             self._contents().dataset,
             sampler=batches,
             batch_size=None,
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
-            pin_memory=on_cuda,
+            pin_memory=self._trains_on_cuda(),
             # Its own: the seeds that it deals to its workers must not move the random numbers of the training.
             generator=torch.Generator().manual_seed(self.hparams["seed"]),
         )
+
+    def _trains_on_cuda(self) -> bool:
+        return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Draw what changes in a training batch: here, because reading its indices back would make a GPU wait."""
@@ -322,7 +324,10 @@ class CXRDataModule(pl.LightningDataModule):
             return batch
         index = batch["index"].tolist()
         changes = self.augmentation.draw(index, seed=self.hparams["seed"], epoch=trainer.current_epoch)
-        return {**batch, "homographies": changes.homographies, "tables": changes.tables}
+        drawn = {"homographies": changes.homographies, "tables": changes.tables}
+        if self._trains_on_cuda():  # the loader has pinned the rest; a copy from other memory can make a GPU wait
+            drawn = {name: tensor.pin_memory() for name, tensor in drawn.items()}
+        return {**batch, **drawn}
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Augment a training batch on the device that trains."""

@@ -33,6 +33,27 @@ def batches(order: list[int], size: int = 3) -> Iterator[dict[str, Tensor]]:
         yield {"image": images[index], "index": index}
 
 
+class Witness(nn.Module):
+    """Answers alike for all images, and notes how a GPU would compute its convolutions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rounds: list[bool] = []
+
+    def forward(self, image: Tensor) -> Tensor:
+        self.rounds.append(torch.backends.cudnn.allow_tf32)
+        return torch.zeros(len(image), 2)
+
+
+def test_a_gpu_computes_in_full_float32_and_goes_back_to_what_it_was_told() -> None:
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic
+    assert before == (True, False)
+    network = Witness()
+    score(network, batches(list(range(7))), CPU, num_images=7, title="test")
+    assert network.rounds == [False] * 3
+    assert (torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic) == before
+
+
 def test_scores_come_in_record_order_whatever_the_order_of_the_batches() -> None:
     forward = score(Flaky(), batches(list(range(7))), CPU, num_images=7, title="test")
     backward = score(Flaky(), batches([6, 2, 4, 0, 5, 1, 3]), CPU, num_images=7, title="test")
