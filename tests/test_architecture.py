@@ -23,6 +23,7 @@ ROOMS = [
     "calibration",
     "subgroups",
     "saliency",
+    "shortcuts",
     "report",
     "comparison",
 ]

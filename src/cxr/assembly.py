@@ -103,6 +103,7 @@ _PASSED_ON = (
     "prevalence",
     "subgroups",
     "saliency",
+    "shortcuts",
     "num_resamples",
     "thumbnails",
     "tracking",

@@ -348,6 +348,9 @@ class EvaluateConfig:
     saliency: int = setting(
         64, "images with lung masks whose Grad-CAM is measured, at most; 0: no Grad-CAM at all", at_least=0
     )
+    shortcuts: bool = setting(
+        True, "ask a single network again without the lungs, on a border alone and on re-encoded pictures"
+    )
     num_resamples: int = setting(1000, "resamples of the patients behind every interval", at_least=100)
     thumbnails: bool = setting(True, "show the most confident mistakes in the report; false: no picture of a patient")
     batch_size: int = setting(32, "images per step", at_least=1)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxr.evaluation.metrics.weighted_metrics import weighted_metrics
+from cxr.statistics.areas import area_interval
 from cxr.statistics.intervals import Interval, auroc_score, combine, wilson, wilson_by_patient
 from cxr.statistics.resampling import MIN_GROUPS, bounded_interval, patient_resamples
 from cxr.training.metrics import classification_metrics, predicted_classes
@@ -108,6 +109,11 @@ def metric_intervals(
             found[name] = ONE_PATIENT
         else:
             concerned = sides.get(name, [labels == target, labels != target])
+            if name == "auroc":
+                found[name] = area_interval(
+                    value, resampled[name], *(num_patients(patients[side]) for side in concerned)
+                )
+                continue
             fewest = min(num_patients(patients[side]) for side in concerned)
             interval = _of_resamples(name, value, resampled[name], fewest)
             if interval is None and name == "macro_auroc":
@@ -152,9 +158,6 @@ def _in_closed_form(
 ) -> Interval | str:
     is_positive = labels == target
     num_positive = num_patients(patients[is_positive])
-    if name == "auroc":
-        limits = auroc_score(value, num_positive, num_patients(patients[~is_positive]))
-        return Interval(limits.low, limits.high, f"{limits.method}, n = patients")
     if name == "average_precision":
         limits = wilson(min(value, 1.0) * num_positive, num_positive)  # a sum of fractions may pass 1 by rounding
         return Interval(limits.low, limits.high, "Wilson, n = positive patients")
