@@ -183,6 +183,7 @@ def test_warnings_come_first_then_the_headline_then_the_rest_in_order(page: Page
         "Operating points",
         "Subgroups",
         "What the label depends on",
+        "What it needs of the picture",
         "Where the network looks",
         "Most confident mistakes",
         "Looks",
@@ -444,7 +445,7 @@ def assert_no_section_is_empty(page: Page) -> None:
 
 
 def test_an_older_entry_gives_no_empty_section_and_says_what_it_lacks(run: RunDirectory) -> None:
-    old = {"calibration", "operating_points", "subgroups", "dependence", "saliency", "looks"}
+    old = {"calibration", "operating_points", "subgroups", "dependence", "saliency", "shortcuts", "looks"}
     for name, entry in metrics(run).items():
         edit_entry(run, name, **dict.fromkeys(old))
         changed = {
@@ -581,3 +582,24 @@ def test_a_second_report_replaces_the_first_and_leaves_nothing_else(run: RunDire
     before = {path.name for path in run.path.iterdir()}
     assert write_report(run, names=["test"]) == run.path / "report.html"
     assert {path.name for path in run.path.iterdir()} == before
+
+
+# ------------------------------------------------------------------------------------------------- altered pictures
+
+
+def test_what_the_network_keeps_is_a_sentence_a_table_and_a_warning(page: Page) -> None:
+    assert "The network keeps 0.71 of its AUROC above chance without lungs." in page.text
+    rows = [row for table in page.tables for row in table if row[0] == "without lungs"]
+    assert len(rows) == 3  # one for each split and collection
+    assert rows[0][2] == "0.710 (0.610 to 0.810)"
+    assert rows[0][-1] == "shortcut"
+    assert "a shortcut: the network keeps 0.71 of its AUROC above chance without lungs" in page.text
+
+
+def test_of_what_was_not_asked_nothing_is_said(run: RunDirectory) -> None:
+    for name in ("val", "test", "hospital_b"):
+        edit_entry(run, name, shortcuts=None)
+    shown = report(run)
+    assert "What it needs of the picture" not in shown.sections
+    edit_entry(run, "test", shortcuts={"images": 3, "of": 3, "patients": 2, "rows": [], "reason": "no image of covid"})
+    assert "3 of 3 images, 2 patients: no image of covid." in report(run).text
