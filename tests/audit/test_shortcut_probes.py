@@ -18,7 +18,6 @@ from cxr.sources.manifest import Manifest
 from cxr.sources.reading import read_sources
 
 CLASSES = {"covid": ["COVID-19"], "other": ["rest"]}
-PICTURES = ("grey levels", "border", "without lungs", "thumbnail")
 
 
 def phantom(folder: Path, **options: Any) -> Manifest:
@@ -59,9 +58,16 @@ def named(found: ShortcutProbes) -> dict[str, Probe]:
     return {each.name: each for each in found.probes}
 
 
-def test_the_planted_marker_is_flagged_where_it_stands(tmp_path: Path) -> None:
-    manifest = phantom(tmp_path, marker=0.9)
-    found = probe(manifest, tmp_path)
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Manifest, ShortcutProbes]:
+    """A phantom with the marker, and what was found in it."""
+    folder = tmp_path_factory.mktemp("planted")
+    manifest = phantom(folder, marker=0.9)
+    return manifest, probe(manifest, folder)
+
+
+def test_the_planted_marker_is_flagged_where_it_stands(planted: tuple[Manifest, ShortcutProbes]) -> None:
+    manifest, found = planted
     assert {each.name for each in found.flagged} == {"border", "without lungs"}
     assert (found.images, found.patients) == (len(manifest.records), manifest.records["group"].nunique())
     assert found.positives == (manifest.records["label"] == "covid").sum()
@@ -88,7 +94,6 @@ def test_files_of_two_kinds_are_flagged_though_their_pictures_are_noise(tmp_path
     assert facts.flagged
     assert facts.auroc["value"] == pytest.approx(1.0)
     assert facts.auroc["low"] < 1  # perfect, but of few patients
-    # A JPEG of noise is smoother than a PNG of it, but one cannot tell where: the place holds nothing.
     alike = folders(tmp_path / "alike", covid=noise(30), other=noise(40, seed=1))
     found = probe(alike, tmp_path)
     assert found.flagged == []
@@ -153,8 +158,8 @@ def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
     assert (three.images, three.positives) == (33, 14)
 
 
-def test_the_table_says_what_is_flagged_and_by_which_rule(tmp_path: Path) -> None:
-    found = probe(phantom(tmp_path, marker=0.9), tmp_path)
+def test_the_table_says_what_is_flagged_and_by_which_rule(planted: tuple[Manifest, ShortcutProbes]) -> None:
+    _, found = planted
     console = Console(width=200, record=True, file=io.StringIO())
     console.print(shortcuts_table(found))
     lines = console.export_text().splitlines()
