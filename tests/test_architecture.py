@@ -35,6 +35,7 @@ ROOMS = [
     "calibration",
     "subgroups",
     "saliency",
+    "shortcuts",
     "report",
     "comparison",
 ]

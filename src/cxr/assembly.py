@@ -104,6 +104,7 @@ _PASSED_ON = (
     "subgroups",
     "saliency",
     "auroc_interval",
+    "shortcuts",
     "num_resamples",
     "thumbnails",
     "tracking",

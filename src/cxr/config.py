@@ -353,6 +353,9 @@ class EvaluateConfig:
         "interval of the AUROC: by resamples of the patients, or by DeLong, images of a patient as one cluster",
         choices=("bootstrap", "delong"),
     )
+    shortcuts: bool = setting(
+        True, "ask a single network again without the lungs, on a border alone and on re-encoded pictures"
+    )
     num_resamples: int = setting(1000, "resamples of the patients behind every interval", at_least=100)
     thumbnails: bool = setting(True, "show the most confident mistakes in the report; false: no picture of a patient")
     batch_size: int = setting(32, "images per step", at_least=1)

@@ -310,3 +310,18 @@ def test_settings_that_contradict_the_checkpoint_are_refused(run: Path, settings
 def test_more_than_one_device_is_refused(run: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"trainer\.gpus=2"):
         evaluate_run(run, gpus=2)
+
+
+def test_one_network_is_asked_about_altered_pictures_unless_told_not_to(run: Path) -> None:
+    entry = evaluate(run).entry
+    assert entry is not None
+    found = entry["shortcuts"]
+    assert found["auroc"]["value"] == pytest.approx(entry["auroc"]["value"])
+    assert (found["images"], found["of"]) == (entry["counts"]["images"], entry["counts"]["images"])
+    assert {row["input"] for row in found["rows"]} >= {"without lungs", "lungs only", "border only", "re-encoded"}
+    without = evaluate(run, shortcuts=False).entry
+    assert without is not None
+    assert "shortcuts" not in without
+    both = evaluate_run([run, run / "checkpoints" / "last.ckpt"], gpus=0, progress=False, report=False).entry
+    assert both is not None
+    assert "shortcuts" not in both

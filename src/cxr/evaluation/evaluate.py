@@ -29,6 +29,7 @@ from cxr.evaluation.saliency.entry import saliency_entry
 from cxr.evaluation.scoring.answers import Answers, answer, require_same_task
 from cxr.evaluation.scoring.checkpoint import OpenedRun, open_run
 from cxr.evaluation.scoring.subject import Subject, other_collection, own_split
+from cxr.evaluation.shortcuts.entry import shortcuts_entry
 from cxr.evaluation.subgroups.bands import COLUMNS
 from cxr.evaluation.tracked import track_evaluation
 from cxr.training.accelerators import resolve_devices
@@ -92,6 +93,7 @@ def evaluate_run(
     subgroups: Sequence[str] = COLUMNS,
     saliency: int = 64,
     auroc_interval: str = "bootstrap",
+    shortcuts: bool = True,
     num_resamples: int = 1000,
     report: bool = True,
     thumbnails: bool = True,
@@ -124,6 +126,8 @@ def evaluate_run(
         subgroups: columns of the manifest.
         saliency: images with lung masks whose Grad-CAM is measured, at most; 0 leaves Grad-CAM out.
         auroc_interval: of the AUROC, 'bootstrap' or 'delong'; subgroups and the mean over classes have a bootstrap.
+        shortcuts: ask a single network again without the lungs, on a border alone and on re-encoded pictures; five
+            passes over 512 images at most.
         num_resamples: resamples of the patients behind every interval.
         report: draw the figures and write ``report.html`` and ``model_card.md``; False: numbers only.
         thumbnails: show radiographs in the report.
@@ -243,6 +247,20 @@ def evaluate_run(
                 randomised=min(16, saliency),
             )
             figures += panels
+        if shortcuts and len(runs) == 1:
+            entry["shortcuts"] = shortcuts_entry(
+                runs[0].module,
+                _Labelled(subject, np.flatnonzero(labelled)),
+                subject.records[labelled],
+                answers.probabilities[labelled],
+                subject.labels[labelled],
+                class_names,
+                positive,
+                device=device,
+                tta=tta,
+                num_resamples=num_resamples,
+                progress=progress,
+            )
         merge_metrics(place.metrics_path, subject.name, entry)
     if report:
         drawn, undrawn = draw_assessment(runs[0], answers, entry, calibrated, place, num_resamples=num_resamples)

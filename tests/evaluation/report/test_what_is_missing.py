@@ -20,7 +20,8 @@ def assert_no_section_is_empty(page: Page) -> None:
 
 
 def test_an_older_entry_gives_no_empty_section_and_says_what_it_lacks(run: RunDirectory) -> None:
-    old = {"calibration", "operating_points", "subgroups", "dependence", "dependence_of_run", "saliency", "looks"}
+    old = {"calibration", "operating_points", "subgroups", "dependence", "dependence_of_run", "saliency"}
+    old |= {"shortcuts", "looks"}
     for name, entry in metrics(run).items():
         edit_entry(run, name, **dict.fromkeys(old))
         changed = {

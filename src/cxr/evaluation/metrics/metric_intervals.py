@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxr.evaluation.metrics.weighted_metrics import weighted_metrics
+from cxr.statistics.areas import area_interval
 from cxr.statistics.intervals import Interval, auroc_score, combine, delong, wilson, wilson_by_patient
 from cxr.statistics.resampling import MIN_GROUPS, bounded_interval, patient_resamples
 from cxr.training.metrics import classification_metrics, predicted_classes
@@ -110,9 +111,13 @@ def metric_intervals(
             found[name] = ONE_PATIENT
         else:
             concerned = sides.get(name, [labels == target, labels != target])
-            fewest = min(num_patients(patients[side]) for side in concerned)
-            if name == "auroc" and auroc_interval == "delong" and fewest >= MIN_GROUPS:
-                found[name] = delong(probabilities[:, target], labels == target, patients)
+            numbers = [num_patients(patients[side]) for side in concerned]
+            fewest = min(numbers)
+            if name == "auroc":
+                if auroc_interval == "delong" and fewest >= MIN_GROUPS:
+                    found[name] = delong(probabilities[:, target], labels == target, patients)
+                else:
+                    found[name] = area_interval(value, resampled[name], *numbers)
                 continue
             interval = _of_resamples(name, value, resampled[name], fewest)
             if interval is None and name == "macro_auroc":
@@ -157,9 +162,6 @@ def _in_closed_form(
 ) -> Interval | str:
     is_positive = labels == target
     num_positive = num_patients(patients[is_positive])
-    if name == "auroc":
-        limits = auroc_score(value, num_positive, num_patients(patients[~is_positive]))
-        return Interval(limits.low, limits.high, f"{limits.method}, n = patients")
     if name == "average_precision":
         limits = wilson(min(value, 1.0) * num_positive, num_positive)  # a sum of fractions may pass 1 by rounding
         return Interval(limits.low, limits.high, "Wilson, n = positive patients")

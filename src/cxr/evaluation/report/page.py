@@ -23,7 +23,12 @@ from cxr.evaluation.report.results import (
     mistakes_section,
     training_section,
 )
-from cxr.evaluation.report.shortcuts import dependence_section, saliency_section, subgroups_section
+from cxr.evaluation.report.shortcuts import (
+    dependence_section,
+    saliency_section,
+    shortcuts_section,
+    subgroups_section,
+)
 from cxr.evaluation.report.warnings import collect_warnings
 from cxr.evaluation.words import (
     SPLIT_TITLES,
@@ -89,6 +94,7 @@ def render_report(contents: Contents, mistakes: Mapping[str, Sequence[Mistake]],
         operating_section(contents, figures),
         subgroups_section(contents, figures),
         dependence_section(contents, figures),
+        shortcuts_section(contents),
         saliency_section(contents, figures, radiographs=thumbnails),
         mistakes_section(contents, wrong, thumbnails=thumbnails),
         _other_figures(contents, figures),

@@ -1,4 +1,4 @@
-"""What might the network read instead of the disease?  Subgroups, what the label depends on, and saliency."""
+"""What might the network read instead of the disease?  Subgroups, dependence, altered pictures, and saliency."""
 
 from __future__ import annotations
 
@@ -152,6 +152,40 @@ def _dependence_tables(rows: Sequence[Mapping[str, Any]]) -> list[Table]:
         caption = f"{row.get('column')}: images, and share of the class"
         tables.append(Table(caption, [str(row.get("column")), *map(Number, classes)], cells, f"{note}."))
     return tables
+
+
+def shortcuts_section(contents: Contents) -> Section:
+    section = Section(
+        "shortcuts",
+        "What it needs of the picture",
+        "The same network on altered pictures. Kept: AUROC above 0.5, over the same of the unaltered pictures.",
+    )
+    for name, entry in contents.entries.items():
+        given = mapping(entry.get("shortcuts"))
+        if not given:
+            continue
+        about = f"{given.get('images', 0):,} of {given.get('of', 0):,} images, {given.get('patients', 0):,} patients"
+        if given.get("reason"):
+            section.add(Part(title_of(name), [f"{about}: {given['reason']}."]))
+            continue
+        rows, reasons = [], []
+        for row in mappings(given.get("rows")):
+            auroc, kept = read_estimate("auroc", row.get("auroc")), read_estimate("kept", row.get("kept"))
+            flagged = "shortcut" if row.get("flagged") is True else ""
+            drawn = strip(kept, 0.0, 1.0, _value(mapping(given.get("limits")).get("kept")))
+            reasons += [f" {kept.reason[0].upper()}{kept.reason[1:]}."] if kept.reason else []
+            rows.append([str(row.get("input")), with_limits(auroc), with_limits(kept), drawn, flagged])
+        whole = read_estimate("auroc", given.get("auroc"))
+        sentences = [f"The network {row.get('verdict')}." for row in mappings(given.get("rows"))
+                     if row.get("flagged") is not None]  # fmt: skip
+        note = (
+            f"{about}; unaltered: AUROC {with_limits(whole)}. What is taken away is black, which no training showed: "
+            "that the network fails then is no proof that it needs the lungs; that it does not fail is proof that it "
+            f"has something else.{''.join(dict.fromkeys(reasons))}"
+        )
+        columns = ["shown", *map(Number, ("AUROC", "kept", DRAWN)), "found"]
+        section.add(Part(title_of(name), sentences, [Table("", columns, rows, note)]))
+    return section
 
 
 def saliency_section(contents: Contents, figures: Figures, *, radiographs: bool) -> Section:

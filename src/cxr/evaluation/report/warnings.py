@@ -155,7 +155,7 @@ def _dependences(rows: Sequence[Mapping[str, Any]], where: str) -> dict[str, str
 
 
 def _unconvincing(contents: Contents) -> list[str]:
-    """What the saliency did not pass."""
+    """What the saliency did not pass, and what the network does not need the disease for."""
     name = contents.primary
     saliency = mapping(contents.entries[name].get("saliency")) if name is not None else {}
     found = []
@@ -169,6 +169,10 @@ def _unconvincing(contents: Contents) -> list[str]:
             f"{title_of(str(name))}: the saliency maps go with those of a random network: they show the picture, not "
             "what was learned (Adebayo et al. 2018)."
         )
+    shortcuts = mapping(contents.entries[name].get("shortcuts")) if name is not None else {}
+    for row in mappings(shortcuts.get("rows")):
+        if row.get("flagged") is True:
+            found.append(f"{title_of(str(name))}: a shortcut: the network {row.get('verdict')}.")
     return found
 
 

@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxr.evaluation.words import counted
+from cxr.statistics.areas import resampled_areas
 from cxr.statistics.intervals import Interval, auroc_score, wilson_by_patient
 from cxr.statistics.resampling import percentile_interval
 from cxr.training.metrics import classification_metrics, predicted_classes
 
 METRICS: Final = ("auroc", "sensitivity", "specificity")
-_CHUNK = 500_000  # weights worked on at a time, which a processor keeps at hand
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class Cohort:
         resampled, intervals = {}, {}
         for metric, value in defined.items():
             if metric == "auroc":
-                resampled[metric] = _resampled_areas(
+                resampled[metric] = resampled_areas(
                     *(scores[places] for places in ascending.values()), *weights.values()
                 )
                 intervals[metric] = _auroc_interval(value, resampled[metric], num_with, num_without)
@@ -140,30 +140,3 @@ def _resampled_shares(is_right: NDArray[np.bool_], weights: NDArray[np.uint16]) 
     total, right = (weights.astype(np.float32) @ sides).astype(np.float64).T
     shares: NDArray[np.float64] = np.divide(right, total, out=np.full(len(total), np.nan), where=total > 0)
     return shares
-
-
-def _resampled_areas(
-    of_positives: NDArray[np.float32],
-    of_negatives: NDArray[np.float32],
-    weights_of_positives: NDArray[np.uint16],
-    weights_of_negatives: NDArray[np.uint16],
-) -> NDArray[np.float64]:
-    """The AUROC in every resample, (R,), as `weighted_metrics` has it, without its other metrics.
-
-    Scores ascend. For each positive the negatives of a lower score are counted, and those of the same score by half.
-    """
-    below, not_above = (np.searchsorted(of_negatives, of_positives, side=side) for side in ("left", "right"))
-    areas = np.empty(len(weights_of_positives))
-    at_a_time = max(1, _CHUNK // (len(of_positives) + len(of_negatives)))
-    for start in range(0, len(areas), at_a_time):
-        chunk = slice(start, start + at_a_time)
-        positives = weights_of_positives[chunk].astype(np.float64)
-        passed = np.zeros((len(positives), len(of_negatives) + 1))
-        passed[:, 1:] = weights_of_negatives[chunk]
-        np.cumsum(passed, axis=1, out=passed)
-        in_order = np.einsum("rp,rp->r", positives, passed.take(below, axis=1))
-        if (below != not_above).any():
-            in_order = (in_order + np.einsum("rp,rp->r", positives, passed.take(not_above, axis=1))) / 2
-        pairs = positives.sum(axis=1) * passed[:, -1]
-        areas[chunk] = np.divide(in_order, pairs, out=np.full(len(pairs), np.nan), where=pairs > 0)
-    return areas
