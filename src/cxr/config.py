@@ -354,7 +354,7 @@ class EvaluateConfig:
         choices=("bootstrap", "delong"),
     )
     shortcuts: bool = setting(
-        True, "ask a single network again without the lungs, on a border alone and on re-encoded pictures"
+        True, "ask a single network again without the lungs, on a border alone and on pictures encoded anew"
     )
     num_resamples: int = setting(1000, "resamples of the patients behind every interval", at_least=100)
     thumbnails: bool = setting(True, "show the most confident mistakes in the report; false: no picture of a patient")

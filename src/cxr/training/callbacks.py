@@ -118,11 +118,13 @@ class EndBetweenBatches(pl.Callback):
     def on_validation_batch_end(self, *_: Any, **__: Any) -> None:
         end_if_asked()
 
-    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        # Also after an exception, which may be that of a signal.
-        resume()
-
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        resume()
+        end_if_asked()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        resume()
+        # Lightning, too, ends the training after SIGTERM, with an exception that makes the exit status 0.
         end_if_asked()
 
 

@@ -74,7 +74,6 @@ def test_warnings_come_first_then_the_headline_then_the_rest_in_order(page: Page
         "Subgroups",
         "What the label depends on",
         "What it needs of the picture",
-        "What it needs of the picture",
         "Where the network looks",
         "Most confident mistakes",
         "Looks",
