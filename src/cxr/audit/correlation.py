@@ -1,0 +1,241 @@
+"""Do two pictures show the same thing where they are laid over each other?
+
+Laid over each other by the placing of their marks, which is refined by searching over shifts and scales for the largest
+normalised cross-correlation. Plain grey values would not do: any two radiographs laid chest on chest correlate. Both
+are therefore freed of their coarse shading and brought to even local contrast, which leaves ribs, vessels, letters and
+grain: what is common to copies only. That also makes brightness, contrast and gamma drop out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+_COARSE: Final = 48  # side of the common grid, in its points: for finding the place ...
+_FINE: Final = 96  # ... and for the verdict
+_REACH: Final = 6  # points of the coarse grid that the placing may be off by
+_SCALES: Final = (0.94, 0.97, 1.0, 1.03, 1.06)  # and the factors that its scale may be off by
+_MARGIN: Final = 4  # points of the fine grid
+_TILES: Final = 4
+_MIN_SIDE: Final = 24.0  # pixels of either picture: less than this says nothing
+_HOPELESS: Final = 0.3  # correlation on the coarse grid
+_ROUNDS: Final = 3
+_CLEAR: Final = 0.95  # beyond doubt without another round
+_DARK: Final = 1.0  # grey levels: contrast below this is noise, and is not raised to that of the rest
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How well two pictures agree where they overlap.
+
+    Attributes:
+        score: normalised cross-correlation of what is common to copies only, 0 to 1: over the whole overlap, or the
+            median over its tiles where that is larger (a label or an arrow spoils a few of them).
+        grey: normalised cross-correlation of the plain grey values over the overlap, -1 to 1.
+        part_of_one, part_of_other: the side of the overlap as a part of the side of each picture's content (square
+            root of the ratio of areas), 0 to 1.
+    """
+
+    score: float
+    grey: float
+    part_of_one: float
+    part_of_other: float
+
+
+_SELF: Final = np.array([1.0, 1.0, 0.0, 0.0])
+NOTHING: Final = Agreement(0.0, 0.0, 0.0, 0.0)
+
+
+def correlate(
+    one: NDArray[np.uint8],
+    other: NDArray[np.uint8],
+    content_of_one: NDArray[np.int32],
+    content_of_other: NDArray[np.int32],
+    placing: NDArray[np.float64],
+) -> Agreement:
+    """Lays one picture over another, refines how, and compares what both show.
+
+    Args:
+        one, other: uint8 (size, size).
+        content_of_one, content_of_other: top, bottom, left, right in pixels; what lies outside is not compared.
+        placing: scale_x, scale_y, shift_x, shift_y: where the points of the one are in the other, roughly.
+    """
+    fit = np.array(placing, np.float64)
+    grid = _Grid.over(content_of_one, content_of_other, fit, _COARSE)
+    if grid is None:
+        return NOTHING
+    template = _even(_sampled(one, grid, _SELF, 0), _COARSE / 16)
+    best, placed = -1.0, fit
+    for factor in _SCALES:
+        scaled = _scaled(fit, grid.centre, factor)
+        score, moved = _best_shift(template, _even(_sampled(other, grid, scaled, _REACH), _COARSE / 16))
+        if score > best:
+            best, placed = score, scaled
+            placed[2:] += (moved - _REACH) * grid.step * scaled[:2]
+    if best < _HOPELESS:
+        return NOTHING
+    score, grey = 0.0, 0.0
+    for _ in range(_ROUNDS):  # what both show is known better after a round
+        grid = _Grid.over(content_of_one, content_of_other, placed, _FINE)
+        if grid is None:
+            return NOTHING
+        grey_one = _sampled(one, grid, _SELF, 0)
+        warp, grey_other = _aligned(grey_one, _sampled(other, grid, placed, _MARGIN))
+        even_one, even_other = (
+            np.ascontiguousarray(_even(each, _FINE / 32)[_MARGIN:-_MARGIN, _MARGIN:-_MARGIN])
+            for each in (grey_one, grey_other)
+        )
+        found = max(_correlation(even_one, even_other), _median_over_tiles(even_one, even_other))
+        if found > score:
+            score, grey = found, _correlation(grey_one, grey_other)
+        if found > _CLEAR or found < _HOPELESS:
+            break
+        placed = _warped(placed, grid, warp)
+        if (placed[:2] <= 0.2).any() or (placed[:2] >= 5.0).any():
+            break
+    grid = _Grid.over(content_of_one, content_of_other, placed, _FINE)
+    if grid is None:
+        return NOTHING
+    area = grid.width * grid.height
+    return Agreement(
+        score=min(1.0, max(0.0, score)),
+        grey=grey,
+        part_of_one=min(1.0, float(np.sqrt(area / _area(content_of_one)))),
+        part_of_other=min(1.0, float(np.sqrt(area * placed[0] * placed[1] / _area(content_of_other)))),
+    )
+
+
+def _area(content: NDArray[np.int32]) -> int:
+    top, bottom, left, right = (int(value) for value in content)
+    return (bottom - top) * (right - left)
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """A grid of points over the part of the one picture that the other shows too."""
+
+    left: float
+    top: float
+    width: float
+    height: float
+    columns: int
+    rows: int
+
+    @staticmethod
+    def over(
+        content_of_one: NDArray[np.int32], content_of_other: NDArray[np.int32], fit: NDArray[np.float64], side: int
+    ) -> _Grid | None:
+        """None where too little is common to both."""
+        ranges = []
+        for axis, low in ((0, 2), (1, 0)):
+            start, end = float(content_of_one[low]), float(content_of_one[low + 1])
+            other = (np.array(content_of_other[low : low + 2], np.float64) - 0.5 - fit[2 + axis]) / fit[axis] + 0.5
+            start, end = max(start, float(other[0])), min(end, float(other[1]))
+            if min(end - start, (end - start) * float(fit[axis])) < _MIN_SIDE:
+                return None
+            ranges.append((start, end - start))
+        (left, width), (top, height) = ranges
+        longer = max(width, height)
+        return _Grid(
+            left, top, width, height, max(12, round(side * width / longer)), max(12, round(side * height / longer))
+        )
+
+    @property
+    def step(self) -> NDArray[np.float64]:
+        return np.array([self.width / self.columns, self.height / self.rows])
+
+    @property
+    def centre(self) -> NDArray[np.float64]:
+        return np.array([self.left + self.width / 2 - 0.5, self.top + self.height / 2 - 0.5])
+
+
+def _scaled(fit: NDArray[np.float64], centre: NDArray[np.float64], factor: float) -> NDArray[np.float64]:
+    """The placing at another scale and the centre where it was."""
+    return np.concatenate([fit[:2] * factor, fit[2:] + fit[:2] * centre * (1 - factor)])
+
+
+def _sampled(picture: NDArray[np.uint8], grid: _Grid, fit: NDArray[np.float64], margin: int) -> NDArray[np.float32]:
+    """The picture at the points of the grid and a margin around them, each the mean of about what lies nearest."""
+    step = grid.step * fit[:2]
+    first = fit[:2] * (np.array([grid.left, grid.top]) - 0.5 + grid.step * (0.5 - margin)) + fit[2:]
+    shape = (grid.columns + 2 * margin, grid.rows + 2 * margin)
+    # Only the part that is needed, for blurring the whole costs more than all the rest.
+    reach = np.ceil(2 * step).astype(int)
+    low = np.clip(np.floor(first).astype(int) - reach, 0, len(picture) - 2)
+    high = np.clip(np.ceil(first + step * np.array(shape)).astype(int) + reach, low + 2, len(picture))
+    part = picture[low[1] : high[1], low[0] : high[0]].astype(np.float32)
+    sigma = 0.5 * np.sqrt(np.maximum(step**2 - 1.0, 0.0))
+    if sigma.max() > 0.3:
+        across, down = (max(0.1, float(each)) for each in sigma)
+        blurred = cv2.GaussianBlur(part, (0, 0), sigmaX=across, sigmaY=down, borderType=cv2.BORDER_REPLICATE)
+        part = np.asarray(blurred, np.float32)
+    matrix = np.array([[step[0], 0.0, first[0] - low[0]], [0.0, step[1], first[1] - low[1]]])
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return np.asarray(cv2.warpAffine(part, matrix, shape, flags=flags, borderMode=cv2.BORDER_REPLICATE), np.float32)
+
+
+def _even(grey: NDArray[np.float32], coarsest: float) -> NDArray[np.float32]:
+    """Without shading coarser than so many points, and with the same local contrast everywhere."""
+    fine = _blurred(grey, 0.8) - _blurred(grey, coarsest)
+    even: NDArray[np.float32] = fine / (np.sqrt(_blurred(fine * fine, max(6.0, 1.5 * coarsest))) + np.float32(_DARK))
+    return even
+
+
+def _aligned(
+    grey_one: NDArray[np.float32], grey_other: NDArray[np.float32]
+) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+    """The other, which comes with a margin, moved over the one to a fraction of a point.
+
+    By the enhanced correlation coefficient (Evangelidis GD, Psarakis EZ (2008), "Parametric image alignment using
+    enhanced correlation coefficient maximization"), affine, so that copies that were stretched or turned a little fit.
+    """
+    warp = np.array([[1, 0, _MARGIN], [0, 1, _MARGIN]], np.float32)
+    ends = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 25, 1e-4)
+    coarsest = _FINE / 16
+    try:
+        template, field = _even(grey_one, coarsest), _even(grey_other, coarsest)
+        found = cv2.findTransformECC(template, field, warp.copy(), cv2.MOTION_AFFINE, ends)  # type: ignore[call-overload]
+        warp = np.asarray(found[1], np.float32)
+    except cv2.error:
+        pass  # it does not converge, as happens where nothing is common
+    shape = (grey_one.shape[1], grey_one.shape[0])
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    moved = cv2.warpAffine(grey_other, warp, shape, flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    return warp.astype(np.float64), np.asarray(moved, np.float32)
+
+
+def _warped(placed: NDArray[np.float64], grid: _Grid, warp: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The placing after the grid over the other was moved: its scales, and where the centre of the grid comes to lie."""
+    middle = np.array([grid.columns / 2 - 0.5, grid.rows / 2 - 0.5])
+    moved = warp[:, :2] @ middle + warp[:, 2] - _MARGIN - middle
+    scale = placed[:2] * np.array([warp[0, 0], warp[1, 1]])
+    target = placed[:2] * (grid.centre + moved * grid.step) + placed[2:]
+    return np.concatenate([scale, target - scale * grid.centre])
+
+
+def _blurred(grey: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
+    return np.asarray(cv2.GaussianBlur(grey, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE), np.float32)
+
+
+def _best_shift(template: NDArray[np.float32], field: NDArray[np.float32]) -> tuple[float, NDArray[np.float64]]:
+    """The largest correlation, and column and row of the field where the template's first point then lies."""
+    found = cv2.matchTemplate(field, template, cv2.TM_CCOEFF_NORMED)
+    row, column = np.unravel_index(int(np.argmax(found)), found.shape)
+    return float(found[row, column]), np.array([column, row], np.float64)
+
+
+def _correlation(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
+    return float(cv2.matchTemplate(other, one, cv2.TM_CCOEFF_NORMED)[0, 0])
+
+
+def _median_over_tiles(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
+    tiles = [
+        _correlation(np.ascontiguousarray(a), np.ascontiguousarray(b))
+        for a_row, b_row in zip(np.array_split(one, _TILES), np.array_split(other, _TILES), strict=True)
+        for a, b in zip(np.array_split(a_row, _TILES, axis=1), np.array_split(b_row, _TILES, axis=1), strict=True)
+    ]
+    return float(np.median(tiles))
