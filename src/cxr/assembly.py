@@ -10,10 +10,12 @@ from cxr.errors import DataError
 from cxr.evaluation.scoring.run_path import find_checkpoint
 from cxr.open_run import OpenRun
 from cxr.training.accelerators import resolve_devices
+from cxr.training.run_directory import make_folder
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
 
+    from cxr.audit.audit import Audit
     from cxr.pipeline.datamodule import CXRDataModule
     from cxr.training.module import CXRModule
 
@@ -26,8 +28,9 @@ def build_data(settings: Settings, run: OpenRun) -> CXRDataModule:
     Raises:
         DataError: the collections are absent or unfit, or a patient stands on two sides of the split.
     """
+    from cxr.audit.audit import write_audit
     from cxr.pipeline.datamodule import CXRDataModule
-    from cxr.report import report_data
+    from cxr.report import report_audit, report_data
 
     chosen = {name: value for name, value in settings["data"].items() if name not in ("name", "root")}
     paths = settings["paths"]
@@ -41,15 +44,67 @@ def build_data(settings: Settings, run: OpenRun) -> CXRDataModule:
         progress=run.first,
     )
     data.setup("fit")
+    kind, refuses = settings["data"]["split"]["kind"], settings["audit"]["on_leak"] == "refuse"
     if run.first:
-        report_data(run.directory, data, settings["data"]["split"]["kind"])
-    kind, leaks = settings["data"]["split"]["kind"], data.leaks
-    if leaks and settings["audit"]["on_leak"] == "refuse" and kind != "random_image":
+        report_data(run.directory.split_path, run.directory.dropped_path, data, kind)
+        audit = audit_data(data, settings, shortcuts=settings["audit"]["shortcuts"], progress=True)
+        write_audit(audit, run.directory.path)
+        report_audit(audit)
+    leaks = data.leaks
+    if leaks and refuses and kind != "random_image":
         raise DataError(
             f"data.split.kind={kind}: {len(leaks)} patients stand on two sides of "
             f"the split (first: {leaks[0]}); use data.split.kind=holdout, or audit.on_leak=warn"
         )
     return data
+
+
+def audit_data(data: CXRDataModule, settings: Settings, *, shortcuts: bool, progress: bool) -> Audit:
+    """Hold what was read against what it claims.
+
+    Raises:
+        DataError: a file is gone.
+    """
+    from cxr.audit.audit import audit_records
+
+    return audit_records(
+        data.records,
+        data.pairs,
+        data.joins,
+        data.class_names,
+        data.positive,
+        settings["paths"]["cache"],
+        split_kind=settings["data"]["split"]["kind"],
+        aspect=settings["data"]["aspect"],
+        shortcuts=shortcuts,
+        progress=progress,
+    )
+
+
+def audit_collection(settings: Settings) -> tuple[Audit, Path]:
+    """Read, divide and audit radiographs without training on them, and write all of it to a folder of its own.
+
+    Returns:
+        What was found, and the folder.
+
+    Raises:
+        DataError: the collections are absent or unfit.
+    """
+    from cxr.audit.audit import write_audit
+    from cxr.evaluation.report.audit_page import write_audit_page
+    from cxr.pipeline.datamodule import CXRDataModule
+    from cxr.report import report_data
+
+    chosen = {name: value for name, value in settings["data"].items() if name not in ("name", "root")}
+    paths = settings["paths"]
+    data = CXRDataModule(**chosen, data_dir=paths["data"], cache_dir=paths["cache"])
+    data.setup("fit")
+    folder = make_folder(paths["output"], f"audit/{settings['data']['name']}")
+    report_data(folder / "split.csv", folder / "dropped.csv", data, settings["data"]["split"]["kind"])
+    audit = audit_data(data, settings, shortcuts=settings["shortcuts"], progress=True)
+    write_audit(audit, folder)
+    write_audit_page(audit, folder, data.records, data.pairs, paths["cache"], thumbnails=settings["thumbnails"])
+    return audit, folder
 
 
 def build_module(settings: Settings, data: CXRDataModule, run: OpenRun) -> CXRModule:

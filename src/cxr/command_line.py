@@ -25,7 +25,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from cxr.allocator import tune_allocator
-from cxr.config import FIXED_BY_CHECKPOINT, SCHEMAS, keys
+from cxr.config import COMMANDS, FIXED_BY_CHECKPOINT, SCHEMAS, keys
 from cxr.config_check import SettingError, check, check_key, check_value, explain, nearest
 from cxr.errors import ConfigurationError, CxrError
 from cxr.help_text import help_text
@@ -66,7 +66,7 @@ def launch(
 
     Args:
         task: does the work of one job; raises `CxrError` for what a user can mend.
-        program: 'train' or 'evaluate': the schema and the primary configuration.
+        program: 'train', 'evaluate' or 'audit': the schema and the primary configuration.
         after_sweep: is given the jobs of a multirun when the last has ended.
 
     Returns:
@@ -85,7 +85,7 @@ def launch(
     _register(program)
     flags, unknown = get_args_parser().parse_known_args(arguments)
     if unknown:
-        return _say(ConfigurationError(f"{unknown[0]}: there is no such flag; see python {program}.py --help"))
+        return _say(ConfigurationError(f"{unknown[0]}: there is no such flag; see {COMMANDS[program]} --help"))
     config_name = flags.config_name if flags.config_name is not None else program
     asks_hydra = flags.hydra_help or flags.shell_completion
     try:
@@ -220,7 +220,7 @@ def _check_override(override: Override, program: str, folders: Sequence[Path], m
     if override.is_sweep_override() and not multirun:
         typed = (override.input_line or "").lstrip("+")
         raise ConfigurationError(
-            f"{typed}: several values need a multirun, python {program}.py -m {typed} "
+            f"{typed}: several values need a multirun, {COMMANDS[program]} -m {typed} "
             f"(a list as one value: '{name}=[...]')"
         )
     options = sorted({file.stem for folder in folders for file in (folder / name).glob("*.yaml")})

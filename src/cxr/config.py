@@ -149,6 +149,9 @@ class Data:
     views: list[str] | None = setting(None, "views that are taken, where the view is known; null: all")
     download: bool = setting(False, "fetch a collection that is absent and has a public address")
     max_unreadable: float = setting(0.01, "share of unreadable images above which the run ends", at_least=0, at_most=1)
+    look_for_copies: bool = setting(
+        True, "compare all pictures before patients are divided, and join those who share one, or a part of one"
+    )
     image_size: int = setting(224, "side of the prepared image, pixels", at_least=16, at_most=4096)
     aspect: str = setting(
         "crop", "how a picture becomes square: crop its longer side or pad with black", choices=("crop", "pad")
@@ -267,6 +270,9 @@ class Audit:
         "what happens where a patient or a picture stands on two sides of the split: refuse or warn",
         choices=("refuse", "warn"),
     )
+    shortcuts: bool = setting(
+        True, "ask simple models, before training, what they learn of the label without seeing the disease"
+    )
 
 
 @dataclass
@@ -370,7 +376,21 @@ class EvaluateConfig:
     trainer: EvaluateTrainer = setting(EvaluateTrainer(), "on what to run")
 
 
-SCHEMAS: dict[str, type] = {"train": TrainConfig, "evaluate": EvaluateConfig}
+# ----------------------------------------------------------------------------------------------------------- audit
+
+
+@dataclass
+class AuditConfig:
+    paths: Paths = setting(Paths(), "where things lie")
+    data: Data = setting(Data(), "which radiographs, and how they are divided")
+    shortcuts: bool = setting(True, "ask simple models what they learn of the label without seeing the disease")
+    thumbnails: bool = setting(True, "show pairs of pictures side by side; false: no picture of a patient")
+
+
+SCHEMAS: dict[str, type] = {"train": TrainConfig, "evaluate": EvaluateConfig, "audit": AuditConfig}
+
+# How each program is called.
+COMMANDS = {"train": "python train.py", "evaluate": "python evaluate.py", "audit": "python -m cxr.audit"}
 
 # What the checkpoint fixes: giving it to another collection would score other images than the network was made for.
 FIXED_BY_CHECKPOINT = ("data.image_size", "data.aspect", "data.split", "data.batch_size", "data.num_workers")

@@ -13,7 +13,7 @@ from typing import Any
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from cxr.config import SOURCES, Key, TrainConfig, keys
+from cxr.config import SOURCES, EvaluateConfig, Key, TrainConfig, keys
 
 _BOUNDS = (
     ("at_least", operator.ge, "at least"),
@@ -115,7 +115,7 @@ def check(config: DictConfig, schema: type) -> dict[str, Any]:
         _check_data(plain["data"])
     if schema is TrainConfig:
         _check_training(plain)
-    else:
+    elif schema is EvaluateConfig:
         _check_evaluation(plain)
     return plain
 

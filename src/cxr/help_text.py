@@ -28,6 +28,16 @@ Score a trained run on its test split, or on another collection.
   python evaluate.py run=<run> data=class_folders data.root=<folder>
   python evaluate.py run=[<run>,<run>]          several networks: an ensemble, or the folds of a cross-validation
   python evaluate.py -m run=<run> data=chest_xray,covid_vs_normal     several collections, one table""",
+    "audit": """\
+Look for copies, leaks and shortcuts among radiographs, before any training.
+
+  python -m cxr.audit                                   the default data set and its default split
+  python -m cxr.audit data=chest_xray
+  python -m cxr.audit data=class_folders data.root=<folder> data.split.kind=predefined
+  python -m cxr.audit data.split.kind=file data.split.path=<split.csv of a run>
+
+Written to <paths.output>/audit/<data>_<date_time>: audit.html, audit.json, leaks.csv, same_pictures.csv, split.csv.
+Exit status 3 where a picture or a patient stands on two sides of the split.""",
 }
 
 
@@ -35,7 +45,7 @@ def help_text(program: str, conf_dir: Path) -> str:
     """The help of a program.
 
     Args:
-        program: 'train' or 'evaluate'.
+        program: 'train', 'evaluate' or 'audit'.
         conf_dir: the folder whose sub-folders are the choices and whose files are their options.
     """
     schema = SCHEMAS[program]

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     import pytorch_lightning as pl
 
+    from cxr.audit.audit import Audit
     from cxr.evaluation.evaluate import EvaluationResult
     from cxr.pipeline.datamodule import CXRDataModule
     from cxr.training.module import CXRModule
@@ -34,10 +35,10 @@ def _console() -> Console:
     return console if console.is_terminal else Console(highlight=False, soft_wrap=True, width=160)
 
 
-def report_data(directory: RunDirectory, data: CXRDataModule, split_kind: str) -> None:
-    """Print what was kept and dropped and how it is divided; save ``split.csv`` and ``dropped.csv``."""
-    write_atomically(directory.split_path, to_csv(data.records.drop(columns=["path", "predefined_split"])))
-    write_atomically(directory.dropped_path, to_csv(data.dropped))
+def report_data(split_path: Path, dropped_path: Path, data: CXRDataModule, split_kind: str) -> None:
+    """Print what was kept and dropped and how it is divided; save both."""
+    write_atomically(split_path, to_csv(data.records.drop(columns=["path", "predefined_split"])))
+    write_atomically(dropped_path, to_csv(data.dropped))
     console = _console()
     console.print(_accounting_table(data))
     for note in data.notes:
@@ -50,6 +51,24 @@ def report_data(directory: RunDirectory, data: CXRDataModule, split_kind: str) -
         )
     elif data.leaks:
         console.print(f"[bold red]LEAK: {len(data.leaks)} patients stand on several sides of the split.[/]")
+
+
+def report_audit(audit: Audit, folder: Path | None = None) -> None:
+    """Print what an audit found: in a training, where nobody asked for it, the verdict alone.
+
+    Args:
+        folder: where everything lies; None in a training.
+    """
+    from cxr.audit.shortcut_table import shortcuts_table
+
+    console = _console()
+    if folder is not None and audit.shortcuts is not None:
+        console.print(shortcuts_table(audit.shortcuts))
+    for line in audit.verdict():
+        bad = line.split()[0].isupper()
+        console.print(f"[bold red]{escape(line)}[/]" if bad else escape(line))
+    if folder is not None:
+        console.print(f"Audit: {escape(os.path.relpath(folder / 'audit.html'))}")
 
 
 def _accounting_table(data: CXRDataModule) -> Table:

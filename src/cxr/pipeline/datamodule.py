@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,26 +14,16 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from cxr.audit.same_patient import Join
 from cxr.errors import ConfigurationError, DataError
-from cxr.images.cache import prepare_images
 from cxr.images.prepare import Preparation
 from cxr.pipeline.augmentation import Augmentation, Changes
 from cxr.pipeline.balance import check_balance, class_weights
 from cxr.pipeline.batch_sampler import EpochBatches
-from cxr.pipeline.prepared_records import PreparedRecords, without_unreadable
-from cxr.pipeline.splits import SPLITS, assign_splits, leaking_groups, match_split, require_every_class
-from cxr.sources.manifest import Manifest
-from cxr.sources.reading import read_sources
+from cxr.pipeline.contents import Contents, read_contents
+from cxr.pipeline.splits import SPLITS, assign_splits, leaking_groups, match_split
 
 Batch = dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class _Contents:
-    """What `CXRDataModule.setup` has read; the records carry their split (None where all are for scoring)."""
-
-    manifest: Manifest
-    dataset: PreparedRecords
 
 
 class CXRDataModule(pl.LightningDataModule):
@@ -58,6 +47,7 @@ class CXRDataModule(pl.LightningDataModule):
         image_size: side of the square images, pixels.
         aspect: ``crop`` or ``pad``.
         max_unreadable: share of unreadable images above which `setup` refuses, 0 to 1.
+        look_for_copies: compare all pictures before patients are divided, and join those who share one.
         batch_size: images in a training batch of one process.
         evaluation_batch_size: images in a batch that is only looked at, so that nothing is kept for a backward pass;
             None: four times as many as in a training batch.
@@ -85,6 +75,7 @@ class CXRDataModule(pl.LightningDataModule):
         image_size: int = 224,
         aspect: str = "crop",
         max_unreadable: float = 0.01,
+        look_for_copies: bool = True,
         batch_size: int = 32,
         evaluation_batch_size: int | None = None,
         num_workers: int = 0,
@@ -124,9 +115,9 @@ class CXRDataModule(pl.LightningDataModule):
         # An evaluation deals out every record once, so that a process may have none.
         self.allow_zero_length_dataloader_with_multiple_devices = True
         self._given_split: pd.DataFrame | None = None
-        self._labelled: _Contents | None = None
-        self._everything: _Contents | None = None
-        self._current: _Contents | None = None
+        self._labelled: Contents | None = None
+        self._everything: Contents | None = None
+        self._current: Contents | None = None
 
     def setup(self, stage: str | None = None) -> None:
         """Read, divide and prepare, once.
@@ -140,62 +131,24 @@ class CXRDataModule(pl.LightningDataModule):
         """
         if stage == "predict":
             if self._everything is None:
-                self._everything = self._read(keep_unlabelled=True)
+                self._everything = self._read(divides=False)
             self._current = self._everything
         else:
             if self._labelled is None:
-                self._labelled = self._read(keep_unlabelled=False)
+                self._labelled = self._read(divides=True)
             self._current = self._labelled
 
-    def _read(self, *, keep_unlabelled: bool) -> _Contents:
-        settings = self.hparams
-        manifest = read_sources(
-            settings["sources"],
-            data_dir=settings["data_dir"],
-            cache_dir=settings["cache_dir"],
-            classes=settings["classes"],
-            views=settings["views"],
-            download=settings["download"],
-            keep_unlabelled=keep_unlabelled,
-            progress=settings["progress"],
+    def _read(self, *, divides: bool) -> Contents:
+        taken = ("data_dir", "cache_dir", "classes", "positive", "views", "download", "max_unreadable", "progress")
+        return read_contents(
+            self.hparams["sources"],
+            **{name: self.hparams[name] for name in (*taken, "look_for_copies", "split")},
+            preparation=self._preparation,
+            given_split=self._given_split,
+            divides=divides,
         )
-        divides, split = not keep_unlabelled, None
-        if divides:
-            self._check_classes(manifest)
-            if self._given_split is None:  # now, before minutes of decoding
-                split = assign_splits(manifest.records, **settings["split"])
-        records = manifest.records
-        images = prepare_images(
-            records["path"].tolist(),
-            records["sha256"].tolist(),
-            self._preparation,
-            settings["cache_dir"],
-            progress=settings["progress"],
-        )
-        manifest, images, stays = without_unreadable(manifest, images, settings["max_unreadable"])
-        records = manifest.records
-        if split is not None:
-            split = split[stays].reset_index(drop=True)
-        elif self._given_split is not None and divides:
-            split = match_split(records, self._given_split, "the checkpoint", whole=True)
-        if split is not None:
-            require_every_class(records["label"].to_numpy(object), split)
-        code = {name: number for number, name in enumerate(manifest.class_names)}
-        labels = np.array([code.get(label, -1) for label in records["label"]], np.int64)
-        manifest.records["split"] = split if split is not None else pd.Series(None, records.index, dtype=object)
-        return _Contents(manifest, PreparedRecords(images, labels))
 
-    def _check_classes(self, manifest: Manifest) -> None:
-        names, positive = manifest.class_names, self.hparams["positive"]
-        if len(names) < 2:
-            raise DataError(f"data.classes: the only class is {', '.join(names)}; a classifier needs two")
-        if positive is not None and positive not in names:
-            raise ConfigurationError(f"data.positive: {positive!r} is not one of the classes {', '.join(names)}")
-        for name in names:
-            if not (manifest.records["label"] == name).any():
-                raise DataError(f"data.classes: class {name!r} has no image; change its findings, or data.views")
-
-    def _contents(self) -> _Contents:
+    def _contents(self) -> Contents:
         if self._current is None:
             raise RuntimeError("CXRDataModule: call setup() first")
         return self._current
@@ -230,6 +183,16 @@ class CXRDataModule(pl.LightningDataModule):
     def notes(self) -> tuple[str, ...]:
         """What a user should know of the reading, a sentence each."""
         return self._contents().manifest.notes
+
+    @property
+    def pairs(self) -> pd.DataFrame | None:
+        """Records that show the same picture, by row; None where ``look_for_copies`` is off, or all are for scoring."""
+        return self._contents().pairs
+
+    @property
+    def joins(self) -> list[Join]:
+        """The patients that became one because they share a picture."""
+        return self._contents().joins
 
     @property
     def class_counts(self) -> dict[str, dict[str, int]]:

@@ -46,6 +46,10 @@ class RunDirectory:
         return self.path / "metrics.json"
 
     @property
+    def audit_path(self) -> Path:
+        return self.path / "audit.json"
+
+    @property
     def history_path(self) -> Path:
         return self.path / "history.csv"
 
@@ -87,25 +91,12 @@ class RunDirectory:
 
     @classmethod
     def create(cls, output_dir: str | Path, name: str) -> RunDirectory:
-        """Make ``<output_dir>/<name>/<date_time-milliseconds_process>`` for this run alone.
-
-        Two runs that start in the same millisecond with the same process number (on two machines with one file system)
-        still get two directories: the second waits for the next millisecond.
+        """Make the directory of a run, see `make_folder`.
 
         Raises:
             ConfigurationError: ``name`` would lead out of ``output_dir``, or the place cannot be written.
         """
-        parent = _inside(Path(output_dir), name)
-        while True:
-            now = time.time()
-            stamp = time.strftime("%Y-%m-%d_%H-%M-%S", time.localtime(now))
-            path = parent / f"{stamp}-{int(now * 1000) % 1000:03d}_{os.getpid()}"
-            try:
-                _make(path)
-            except FileExistsError:
-                time.sleep(0.001)
-            else:
-                return cls._begin(path)
+        return cls._begin(make_folder(output_dir, name))
 
     @classmethod
     def take(cls, path: str | Path) -> RunDirectory:
@@ -176,6 +167,28 @@ class RunDirectory:
     def read_status(self) -> dict[str, Any]:
         content: dict[str, Any] = json.loads(self.status_path.read_text(encoding="utf-8"))
         return content
+
+
+def make_folder(output_dir: str | Path, name: str) -> Path:
+    """Make ``<output_dir>/<name>/<date_time-milliseconds_process>`` for the caller alone.
+
+    Two that start in the same millisecond with the same process number (on two machines with one file system) still get
+    two folders: the second waits for the next millisecond.
+
+    Raises:
+        ConfigurationError: ``name`` would lead out of ``output_dir``, or the place cannot be written.
+    """
+    parent = _inside(Path(output_dir), name)
+    while True:
+        now = time.time()
+        stamp = time.strftime("%Y-%m-%d_%H-%M-%S", time.localtime(now))
+        path = parent / f"{stamp}-{int(now * 1000) % 1000:03d}_{os.getpid()}"
+        try:
+            _make(path)
+        except FileExistsError:
+            time.sleep(0.001)
+        else:
+            return path
 
 
 def _inside(output_dir: Path, name: str) -> Path:

@@ -70,7 +70,8 @@ def render_page(comparison: Comparison, figures: Sequence[Path] = ()) -> str:
     ]
     what = counted(configurations, "configuration")
     return str(
-        template("comparison.html.j2").render(
+        template("sections.html.j2").render(
+            footer="Written by cxr from what lies in the run directories. Research only: no medical device.",
             title=f"{title_of(comparison.split)}: {what} compared",
             subtitle=f"{counted(runs, 'run')}, ranked by {NAMES[comparison.metric]}. "
             f"Written {datetime.now(UTC).strftime('%Y-%m-%d %H:%M UTC')} by cxr {version('cxr')}.",

@@ -97,18 +97,18 @@ def embed(path: Path, name: str, entry: Mapping[str, object] | None = None) -> P
     )
 
 
-def thumbnail(pixels: NDArray[np.uint8]) -> bytes:
-    """A PNG of an image (H, W) of grey values, its longer side at most ``THUMBNAIL`` pixels."""
+def thumbnail(pixels: NDArray[np.uint8], longest: int = THUMBNAIL) -> bytes:
+    """A PNG of an image (H, W) of grey values, its longer side at most so many pixels."""
     image = Image.fromarray(np.ascontiguousarray(pixels, dtype=np.uint8))
-    image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
+    image.thumbnail((longest, longest), Image.Resampling.LANCZOS)
     stream = io.BytesIO()
     image.save(stream, format="PNG", optimize=True)
     return stream.getvalue()
 
 
-def thumbnail_picture(pixels: NDArray[np.uint8]) -> Picture:
+def thumbnail_picture(pixels: NDArray[np.uint8], longest: int = THUMBNAIL) -> Picture:
     """A thumbnail as part of the page, without a description yet."""
-    data = thumbnail(pixels)
+    data = thumbnail(pixels, longest)
     with Image.open(io.BytesIO(data)) as image:
         width, height = image.size
     return Picture(base64.b64encode(data).decode("ascii"), width, height, "", "")
