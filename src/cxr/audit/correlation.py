@@ -8,8 +8,9 @@ grain: what is common to copies only. That also makes brightness, contrast and g
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import cv2
 import numpy as np
@@ -17,14 +18,16 @@ from numpy.typing import NDArray
 
 _COARSE: Final = 48  # side of the common grid, in its points: for finding the place ...
 _FINE: Final = 96  # ... and for the verdict
-_REACH: Final = 6  # points of the coarse grid that the placing may be off by
-_SCALES: Final = (0.94, 0.97, 1.0, 1.03, 1.06)  # and the factors that its scale may be off by
+# Side of the grid, how many of its points the placing may be off by, the factors its scale may be off by, and along
+# which axes (x, y): both at once, then each for itself, since copies are stretched.
+_STEPS: Final = (
+    (_COARSE, 6, (0.94, 0.97, 1.0, 1.03, 1.06), ((True, True),)),
+    (_FINE, 4, (0.985, 1.0, 1.015), ((True, False), (False, True))),
+)
 _MARGIN: Final = 4  # points of the fine grid
 _TILES: Final = 4
 _MIN_SIDE: Final = 24.0  # pixels of either picture: less than this says nothing
 _HOPELESS: Final = 0.3  # correlation on the coarse grid
-_ROUNDS: Final = 3
-_CLEAR: Final = 0.95  # beyond doubt without another round
 _DARK: Final = 1.0  # grey levels: contrast below this is noise, and is not raised to that of the rest
 
 
@@ -65,47 +68,38 @@ def correlate(
         placing: scale_x, scale_y, shift_x, shift_y: where the points of the one are in the other, roughly.
     """
     fit = np.array(placing, np.float64)
-    grid = _Grid.over(content_of_one, content_of_other, fit, _COARSE)
-    if grid is None:
-        return NOTHING
-    template = _even(_sampled(one, grid, _SELF, 0), _COARSE / 16)
-    best, placed = -1.0, fit
-    for factor in _SCALES:
-        scaled = _scaled(fit, grid.centre, factor)
-        score, moved = _best_shift(template, _even(_sampled(other, grid, scaled, _REACH), _COARSE / 16))
-        if score > best:
-            best, placed = score, scaled
-            placed[2:] += (moved - _REACH) * grid.step * scaled[:2]
-    if best < _HOPELESS:
-        return NOTHING
-    score, grey = 0.0, 0.0
-    for _ in range(_ROUNDS):  # what both show is known better after a round
-        grid = _Grid.over(content_of_one, content_of_other, placed, _FINE)
+    for side, reach, scales, axes in _STEPS:
+        grid = _Grid.over(content_of_one, content_of_other, fit, side)
         if grid is None:
             return NOTHING
-        grey_one = _sampled(one, grid, _SELF, 0)
-        warp, grey_other = _aligned(grey_one, _sampled(other, grid, placed, _MARGIN))
-        even_one, even_other = (
-            np.ascontiguousarray(_even(each, _FINE / 32)[_MARGIN:-_MARGIN, _MARGIN:-_MARGIN])
-            for each in (grey_one, grey_other)
-        )
-        found = max(_correlation(even_one, even_other), _median_over_tiles(even_one, even_other))
-        if found > score:
-            score, grey = found, _correlation(grey_one, grey_other)
-        if found > _CLEAR or found < _HOPELESS:
-            break
-        placed = _warped(placed, grid, warp)
-        if (placed[:2] <= 0.2).any() or (placed[:2] >= 5.0).any():
-            break
-    grid = _Grid.over(content_of_one, content_of_other, placed, _FINE)
+        template = _even(_sampled(one, grid, _SELF, 0), side / 16)
+        for along in axes:
+            best, placed = -1.0, fit
+            for factor in scales:
+                scaled = _scaled(fit, grid.centre, np.where(along, factor, 1.0))
+                found, moved = _best_shift(template, _even(_sampled(other, grid, scaled, reach), side / 16))
+                if found > best:
+                    best, placed = found, scaled
+                    placed[2:] += (moved - reach) * grid.step * scaled[:2]
+            fit = placed
+        if best < _HOPELESS:
+            return NOTHING
+    grid = _Grid.over(content_of_one, content_of_other, fit, _FINE)
     if grid is None:
         return NOTHING
+    grey_one = _sampled(one, grid, _SELF, 0)
+    grey_other = _aligned(grey_one, _sampled(other, grid, fit, _MARGIN))
+    even_one, even_other = (
+        np.ascontiguousarray(_even(each, _FINE / 32)[_MARGIN:-_MARGIN, _MARGIN:-_MARGIN])
+        for each in (grey_one, grey_other)
+    )
+    score = max(_correlation(even_one, even_other), _median_over_tiles(even_one, even_other))
     area = grid.width * grid.height
     return Agreement(
         score=min(1.0, max(0.0, score)),
-        grey=grey,
+        grey=_correlation(grey_one, grey_other),
         part_of_one=min(1.0, float(np.sqrt(area / _area(content_of_one)))),
-        part_of_other=min(1.0, float(np.sqrt(area * placed[0] * placed[1] / _area(content_of_other)))),
+        part_of_other=min(1.0, float(np.sqrt(area * fit[0] * fit[1] / _area(content_of_other)))),
     )
 
 
@@ -153,8 +147,8 @@ class _Grid:
         return np.array([self.left + self.width / 2 - 0.5, self.top + self.height / 2 - 0.5])
 
 
-def _scaled(fit: NDArray[np.float64], centre: NDArray[np.float64], factor: float) -> NDArray[np.float64]:
-    """The placing at another scale and the centre where it was."""
+def _scaled(fit: NDArray[np.float64], centre: NDArray[np.float64], factor: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The placing at other scales and the centre where it was."""
     return np.concatenate([fit[:2] * factor, fit[2:] + fit[:2] * centre * (1 - factor)])
 
 
@@ -181,40 +175,27 @@ def _sampled(picture: NDArray[np.uint8], grid: _Grid, fit: NDArray[np.float64], 
 def _even(grey: NDArray[np.float32], coarsest: float) -> NDArray[np.float32]:
     """Without shading coarser than so many points, and with the same local contrast everywhere."""
     fine = _blurred(grey, 0.8) - _blurred(grey, coarsest)
-    even: NDArray[np.float32] = fine / (np.sqrt(_blurred(fine * fine, max(6.0, 1.5 * coarsest))) + np.float32(_DARK))
-    return even
+    contrast = np.sqrt(_blurred(fine * fine, max(6.0, 1.5 * coarsest))) + np.float32(_DARK)
+    return (fine / contrast).astype(np.float32)
 
 
-def _aligned(
-    grey_one: NDArray[np.float32], grey_other: NDArray[np.float32]
-) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+def _aligned(grey_one: NDArray[np.float32], grey_other: NDArray[np.float32]) -> NDArray[np.float32]:
     """The other, which comes with a margin, moved over the one to a fraction of a point.
 
     By the enhanced correlation coefficient (Evangelidis GD, Psarakis EZ (2008), "Parametric image alignment using
     enhanced correlation coefficient maximization"), affine, so that copies that were stretched or turned a little fit.
     """
-    warp = np.array([[1, 0, _MARGIN], [0, 1, _MARGIN]], np.float32)
-    ends = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 25, 1e-4)
+    warp: NDArray[Any] = np.array([[1, 0, _MARGIN], [0, 1, _MARGIN]], np.float32)
+    ends = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 15, 1e-3)
     coarsest = _FINE / 16
-    try:
-        template, field = _even(grey_one, coarsest), _even(grey_other, coarsest)
-        found = cv2.findTransformECC(template, field, warp.copy(), cv2.MOTION_AFFINE, ends)  # type: ignore[call-overload]
-        warp = np.asarray(found[1], np.float32)
-    except cv2.error:
-        pass  # it does not converge, as happens where nothing is common
+    template, field = _even(grey_one, coarsest), _even(grey_other, coarsest)
+    no_mask: Any = None
+    with contextlib.suppress(cv2.error):  # it does not converge, as happens where nothing is common
+        # The last argument turns off a blur of its own, which would cost precision.
+        warp = np.asarray(cv2.findTransformECC(template, field, warp.copy(), cv2.MOTION_AFFINE, ends, no_mask, 1)[1])
     shape = (grey_one.shape[1], grey_one.shape[0])
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    moved = cv2.warpAffine(grey_other, warp, shape, flags=flags, borderMode=cv2.BORDER_REPLICATE)
-    return warp.astype(np.float64), np.asarray(moved, np.float32)
-
-
-def _warped(placed: NDArray[np.float64], grid: _Grid, warp: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The placing after the grid over the other was moved: its scales, and where the centre of the grid comes to lie."""
-    middle = np.array([grid.columns / 2 - 0.5, grid.rows / 2 - 0.5])
-    moved = warp[:, :2] @ middle + warp[:, 2] - _MARGIN - middle
-    scale = placed[:2] * np.array([warp[0, 0], warp[1, 1]])
-    target = placed[:2] * (grid.centre + moved * grid.step) + placed[2:]
-    return np.concatenate([scale, target - scale * grid.centre])
+    return np.asarray(cv2.warpAffine(grey_other, warp, shape, flags=flags, borderMode=cv2.BORDER_REPLICATE), np.float32)
 
 
 def _blurred(grey: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:

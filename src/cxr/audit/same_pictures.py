@@ -5,8 +5,6 @@ A pair has the first of these kinds that holds: ``path`` (one file listed twice)
 resized, stretched, made brighter or darker, labelled, or with a border), ``crop`` (one shows a part of the other, or
 both show the same part of a third). Mirror images are not found, and neither are copies turned by more than a few
 degrees.
-
-The measured margins between copies and other patients, and what is missed, are in docs/same_pictures.md.
 """
 
 from __future__ import annotations
@@ -39,7 +37,9 @@ SIZE: Final = 256
 """Side of the prepared squares in pixels: a part of half the side still fills the 96 points that it is judged by."""
 
 THRESHOLD: Final = 0.9
-"""The score from which two pictures are the same, out of the measured gap (docs/same_pictures.md)."""
+"""The score from which two pictures are the same: no two patients of the 5,840 images of chest_xray that were laid over
+each other reached it (the highest had 0.890). Copies that were re-encoded, resized or cropped alone lie above 0.9 but
+for a few; a border or several changes at once can bring a copy below."""
 
 WHOLE: Final = 0.95
 """The part of both sides above which a pair is a near-duplicate, and below which it is a crop."""
