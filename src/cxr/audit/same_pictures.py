@@ -10,7 +10,6 @@ degrees.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,7 +28,7 @@ from cxr.audit.candidates import find_candidates
 from cxr.audit.correlation import Agreement, correlate
 from cxr.audit.descriptors import Pictures, describe
 from cxr.errors import DataError
-from cxr.images.cache import PreparedImages, prepare_images
+from cxr.images.cache import PreparedImages, prepare_images, usable_cores
 from cxr.images.decode import UnreadableImageError, read_grey
 from cxr.images.prepare import Preparation
 
@@ -114,7 +113,7 @@ def find_same_pictures(
     for path, digest in zip(paths, sha256, strict=True):
         if not isinstance(digest, str):
             raise DataError(f"{path}: has no fingerprint, it could not be read; drop the record or restore the file")
-    workers = num_workers if num_workers is not None else len(os.sched_getaffinity(0))
+    workers = num_workers if num_workers is not None else usable_cores()
     images = prepare_images(paths, sha256, Preparation(SIZE, "pad"), cache_dir, num_workers=workers, progress=progress)
 
     pairs: dict[tuple[int, int], tuple[str, float, float]] = {}

@@ -114,7 +114,7 @@ def prepare_images(
                     path_of: dict[str, str] = {}
                     for path, sha in zip(paths, sha256, strict=True):
                         path_of.setdefault(sha, str(path))
-                    index = cache.build(path_of, _usable_cores() if num_workers is None else num_workers, progress)
+                    index = cache.build(path_of, usable_cores() if num_workers is None else num_workers, progress)
     except OSError as error:
         needed = cache.image_bytes * len(cache.unique) / 1e6
         raise DataError(
@@ -312,7 +312,8 @@ def _held(lock: FileLock) -> AbstractContextManager[object]:
         return lock.acquire()
 
 
-def _usable_cores() -> int:
+def usable_cores() -> int:
+    """The cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
