@@ -29,21 +29,10 @@ def build_data(settings: Settings, run: OpenRun) -> CXRDataModule:
         DataError: the collections are absent or unfit, or a patient stands on two sides of the split.
     """
     from cxr.audit.audit import write_audit
-    from cxr.pipeline.datamodule import CXRDataModule
     from cxr.report import report_audit, report_data
 
-    chosen = {name: value for name, value in settings["data"].items() if name not in ("name", "root")}
-    paths = settings["paths"]
-    data = CXRDataModule(
-        **chosen,
-        data_dir=paths["data"],
-        cache_dir=paths["cache"],
-        balance=settings["balance"],
-        augment=settings["augment"],
-        seed=settings["seed"],
-        progress=run.first,
-    )
-    data.setup("fit")
+    training = {name: settings[name] for name in ("balance", "augment", "seed")}
+    data = _read_and_divide(settings, progress=run.first, **training)
     kind, refuses = settings["data"]["split"]["kind"], settings["audit"]["on_leak"] == "refuse"
     if run.first:
         report_data(run.directory.split_path, run.directory.dropped_path, data, kind)
@@ -56,6 +45,16 @@ def build_data(settings: Settings, run: OpenRun) -> CXRDataModule:
             f"data.split.kind={kind}: {len(leaks)} patients stand on two sides of "
             f"the split (first: {leaks[0]}); use data.split.kind=holdout, or audit.on_leak=warn"
         )
+    return data
+
+
+def _read_and_divide(settings: Settings, **more: Any) -> CXRDataModule:
+    from cxr.pipeline.datamodule import CXRDataModule
+
+    chosen = {name: value for name, value in settings["data"].items() if name not in ("name", "root")}
+    paths = settings["paths"]
+    data = CXRDataModule(**chosen, data_dir=paths["data"], cache_dir=paths["cache"], **more)
+    data.setup("fit")
     return data
 
 
@@ -92,13 +91,10 @@ def audit_collection(settings: Settings) -> tuple[Audit, Path]:
     """
     from cxr.audit.audit import write_audit
     from cxr.evaluation.report.audit_page import write_audit_page
-    from cxr.pipeline.datamodule import CXRDataModule
     from cxr.report import report_data
 
-    chosen = {name: value for name, value in settings["data"].items() if name not in ("name", "root")}
     paths = settings["paths"]
-    data = CXRDataModule(**chosen, data_dir=paths["data"], cache_dir=paths["cache"])
-    data.setup("fit")
+    data = _read_and_divide(settings)
     folder = make_folder(paths["output"], f"audit/{settings['data']['name']}")
     report_data(folder / "split.csv", folder / "dropped.csv", data, settings["data"]["split"]["kind"])
     audit = audit_data(data, settings, shortcuts=settings["shortcuts"], progress=True)
