@@ -36,7 +36,7 @@ def build_data(settings: Settings, run: OpenRun) -> CXRDataModule:
     kind, refuses = settings["data"]["split"]["kind"], settings["audit"]["on_leak"] == "refuse"
     if run.first:
         report_data(run.directory.split_path, run.directory.dropped_path, data, kind)
-        audit = audit_data(data, settings, shortcuts=settings["audit"]["shortcuts"], progress=True)
+        audit = audit_data(data, settings, shortcuts=settings["audit"]["shortcuts"])
         write_audit(audit, run.directory.path)
         report_audit(audit)
     leaks = data.leaks
@@ -58,7 +58,7 @@ def _read_and_divide(settings: Settings, **more: Any) -> CXRDataModule:
     return data
 
 
-def audit_data(data: CXRDataModule, settings: Settings, *, shortcuts: bool, progress: bool) -> Audit:
+def audit_data(data: CXRDataModule, settings: Settings, *, shortcuts: bool) -> Audit:
     """Hold what was read against what it claims.
 
     Raises:
@@ -76,7 +76,6 @@ def audit_data(data: CXRDataModule, settings: Settings, *, shortcuts: bool, prog
         split_kind=settings["data"]["split"]["kind"],
         aspect=settings["data"]["aspect"],
         shortcuts=shortcuts,
-        progress=progress,
     )
 
 
@@ -97,7 +96,7 @@ def audit_collection(settings: Settings) -> tuple[Audit, Path]:
     data = _read_and_divide(settings)
     folder = make_folder(paths["output"], f"audit/{settings['data']['name']}")
     report_data(folder / "split.csv", folder / "dropped.csv", data, settings["data"]["split"]["kind"])
-    audit = audit_data(data, settings, shortcuts=settings["shortcuts"], progress=True)
+    audit = audit_data(data, settings, shortcuts=settings["shortcuts"])
     write_audit(audit, folder)
     write_audit_page(audit, folder, data.records, data.pairs, paths["cache"], thumbnails=settings["thumbnails"])
     return audit, folder

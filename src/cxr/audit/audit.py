@@ -160,17 +160,12 @@ def audit_records(
     )
 
 
-def write_audit(audit: Audit, folder: Path) -> Path:
-    """Write ``audit.json``, ``leaks.csv`` and ``same_pictures.csv``.
-
-    Returns:
-        Where ``audit.json`` lies.
-    """
+def write_audit(audit: Audit, folder: Path) -> None:
+    """Write ``audit.json``, ``leaks.csv`` and ``same_pictures.csv``."""
     write_atomically(folder / "audit.json", json.dumps(audit.as_dict(), indent=2) + "\n")
     write_atomically(folder / "leaks.csv", to_csv(audit.leaks))
     if audit.pairs is not None:
         write_atomically(folder / "same_pictures.csv", to_csv(audit.pairs))
-    return folder / "audit.json"
 
 
 def _counted(amount: int, noun: str) -> str:

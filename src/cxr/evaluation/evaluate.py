@@ -108,7 +108,7 @@ def evaluate_run(
 
     Args:
         run: a run directory or a checkpoint file; several are averaged or, as folds of one cross-validation, pooled,
-            see `cxr.evaluation.answers.answer`.
+            see `cxr.evaluation.scoring.answers.answer`.
         which: 'best' or 'last' checkpoint of a run directory.
         split: 'train', 'val' or 'test'; of no meaning with `data`.
         data: another collection: ``sources`` and ``classes``, ``views``, ``download``, ``max_unreadable`` of
@@ -119,7 +119,7 @@ def evaluate_run(
         gpus: None = one accelerator if there is one; 0 = CPU; 1 = one GPU.
         batch_size: images in a batch; None = four times as many as in training.
         num_workers, cache_dir, data_dir: None = as in training.
-        tta: see `cxr.evaluation.test_time.views`.
+        tta: see `cxr.evaluation.scoring.test_time.views`.
         calibration: see `cxr.evaluation.calibration.calibration.fit_calibration`.
         operating_points, abstain: see `cxr.evaluation.calibration.operating_points.choose_operating_points`.
         prevalence: for which PPV and NPV are also given, above 0 and below 1.

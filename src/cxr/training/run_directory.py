@@ -46,10 +46,6 @@ class RunDirectory:
         return self.path / "metrics.json"
 
     @property
-    def audit_path(self) -> Path:
-        return self.path / "audit.json"
-
-    @property
     def history_path(self) -> Path:
         return self.path / "history.csv"
 

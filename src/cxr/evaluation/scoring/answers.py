@@ -68,7 +68,7 @@ def answer(
         runs: the networks, of the same task (`require_same_task`).
         subjects: what each is asked about; all of one name.
         device: where the networks run.
-        tta: see `cxr.evaluation.test_time.views`.
+        tta: see `cxr.evaluation.scoring.test_time.views`.
         progress: show a bar on a terminal.
 
     Raises:
@@ -87,16 +87,15 @@ def answer(
     answers = []
     for number, (run, subject) in enumerate(zip(runs, subjects, strict=True)):
         title = f"Scoring {subject.title}" + (f", network {number + 1} of {len(runs)}" if len(runs) > 1 else "")
-        with run.module.to(device).eval().fused():
-            scores = score(
-                run.module,
-                subject.batches,
-                device,
-                num_images=len(subject.records),
-                title=title,
-                tta=tta,
-                progress=progress,
-            )
+        scores = score(
+            run.module,
+            subject.batches,
+            device,
+            num_images=len(subject.records),
+            title=title,
+            tta=tta,
+            progress=progress,
+        )
         answers.append(scores.probabilities)
     if len(runs) == 1:
         return Answers(subjects[0], answers[0], {})

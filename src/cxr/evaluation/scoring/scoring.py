@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from cxr.errors import DivergedError
 from cxr.evaluation.scoring.test_time import views
+from cxr.training.module import CXRModule
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ def score(
         device: where the network runs.
         num_images: how many images the batches hold together.
         title: what the progress bar says.
-        tta: the views of each image whose probabilities are averaged, see `cxr.evaluation.test_time.views`.
+        tta: the views of each image whose probabilities are averaged, see `cxr.evaluation.scoring.test_time.views`.
         progress: whether a bar is shown on a terminal.
 
     Raises:
@@ -62,6 +64,7 @@ def score(
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with (
+        module.fused() if isinstance(module, CXRModule) else nullcontext(),
         torch.inference_mode(),
         torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False),
         Progress(*columns, console=console, transient=True, disable=not (progress and console.is_terminal)) as bar,
