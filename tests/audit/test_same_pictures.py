@@ -58,7 +58,7 @@ def test_different_patients_are_not_merged(drawn: list[str], tmp_path: Path) -> 
 def test_planted_copies_are_found_and_nothing_else(drawn: list[str], tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     paths, planted = list(drawn), {}
-    for row, path in enumerate(drawn[:16]):
+    for row, path in enumerate(drawn[:24]):
         grey = np.asarray(cv2.imread(path, cv2.IMREAD_GRAYSCALE), np.uint8)
         height, width = grey.shape
         if row < 4:
@@ -67,8 +67,17 @@ def test_planted_copies_are_found_and_nothing_else(drawn: list[str], tmp_path: P
             copy, kind = cv2.resize(grey, (180, 180 * height // width)), "near_duplicate"
         elif row < 12:
             copy, kind = np.clip(grey * 0.8 + 30, 0, 255).astype(np.uint8), "near_duplicate"
+        elif row < 16:
+            width_of = [round(part * height) for part in ((0.1, 0, 0.05, 0.02), (0.06,) * 4)[row % 2]]
+            copy = cv2.copyMakeBorder(grey, *width_of, cv2.BORDER_CONSTANT, value=(0, 255, 120, 255)[row - 12])
+            kind = "near_duplicate"
+        elif row < 20:  # the same word at the same place of four people
+            copy, kind = (
+                cv2.putText(grey.copy(), "PORTABLE", (20, 40), cv2.FONT_HERSHEY_SIMPLEX, 1.0, 255, 2),
+                "near_duplicate",
+            )
         else:
-            side = (0.6, 0.7, 0.8, 0.9)[row - 12]
+            side = (0.6, 0.7, 0.8, 0.9)[row - 20]
             high, wide = round(height * side), round(width * side)
             top, left = rng.integers(0, height - high + 1), rng.integers(0, width - wide + 1)
             copy, kind = grey[top : top + high, left : left + wide], "crop"
@@ -78,6 +87,26 @@ def test_planted_copies_are_found_and_nothing_else(drawn: list[str], tmp_path: P
     found = search(paths, tmp_path / "cache")
 
     assert {(a, b): kind for a, b, kind in found.pairs[["row_a", "row_b", "kind"]].itertuples(index=False)} == planted
+
+
+def test_what_is_found_depends_neither_on_the_order_nor_on_the_threads(drawn: list[str], tmp_path: Path) -> None:
+    paths = list(drawn[:20])
+    for row, path in enumerate(drawn[:6]):
+        grey = np.asarray(cv2.imread(path, cv2.IMREAD_GRAYSCALE), np.uint8)
+        copy = grey[20:230, 20:230] if row % 2 else cv2.copyMakeBorder(grey, 9, 9, 9, 9, cv2.BORDER_CONSTANT, value=255)
+        paths.append(write(tmp_path / f"{row}.jpg", np.asarray(copy, np.uint8)))
+
+    def found(order: list[str], num_workers: int) -> set[tuple[frozenset[str], str, float, float]]:
+        cache = tmp_path / f"cache-{num_workers}"
+        pairs = find_same_pictures(fingerprinted(order), cache, num_workers=num_workers, progress=False).pairs
+        return {
+            (frozenset((order[a], order[b])), kind, score, scale)
+            for a, b, kind, score, scale in pairs.itertuples(index=False, name=None)
+        }
+
+    expected = found(paths, 1)
+    assert len(expected) == 6
+    assert found(paths[::-1], 3) == expected
 
 
 def test_equal_paths_bytes_and_pixels_are_told_apart(drawn: list[str], tmp_path: Path) -> None:

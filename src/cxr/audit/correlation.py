@@ -25,7 +25,8 @@ _STEPS: Final = (
     (_FINE, 4, (0.985, 1.0, 1.015), ((True, False), (False, True))),
 )
 _MARGIN: Final = 4  # points of the fine grid
-_TILES: Final = 4
+_TILES: Final = 6  # along an axis, ...
+_TILE_SIDE: Final = 12  # ... or as many as are this many points wide
 _MIN_SIDE: Final = 24.0  # pixels of either picture: less than this says nothing
 _HOPELESS: Final = 0.3  # correlation on the coarse grid
 _DARK: Final = 1.0  # grey levels: contrast below this is noise, and is not raised to that of the rest
@@ -72,12 +73,14 @@ def correlate(
         grid = _Grid.over(content_of_one, content_of_other, fit, side)
         if grid is None:
             return NOTHING
-        template = _even(_sampled(one, grid, _SELF, 0), side / 16)
+        template = _even(_sampled(one, content_of_one, grid, _SELF, 0), side / 16)
         for along in axes:
             best, placed = -1.0, fit
             for factor in scales:
                 scaled = _scaled(fit, grid.centre, np.where(along, factor, 1.0))
-                found, moved = _best_shift(template, _even(_sampled(other, grid, scaled, reach), side / 16))
+                found, moved = _best_shift(
+                    template, _even(_sampled(other, content_of_other, grid, scaled, reach), side / 16)
+                )
                 if found > best:
                     best, placed = found, scaled
                     placed[2:] += (moved - reach) * grid.step * scaled[:2]
@@ -87,8 +90,8 @@ def correlate(
     grid = _Grid.over(content_of_one, content_of_other, fit, _FINE)
     if grid is None:
         return NOTHING
-    grey_one = _sampled(one, grid, _SELF, 0)
-    grey_other = _aligned(grey_one, _sampled(other, grid, fit, _MARGIN))
+    grey_one = _sampled(one, content_of_one, grid, _SELF, 0)
+    grey_other = _aligned(grey_one, _sampled(other, content_of_other, grid, fit, _MARGIN))
     even_one, even_other = (
         np.ascontiguousarray(_even(each, _FINE / 32)[_MARGIN:-_MARGIN, _MARGIN:-_MARGIN])
         for each in (grey_one, grey_other)
@@ -152,15 +155,21 @@ def _scaled(fit: NDArray[np.float64], centre: NDArray[np.float64], factor: NDArr
     return np.concatenate([fit[:2] * factor, fit[2:] + fit[:2] * centre * (1 - factor)])
 
 
-def _sampled(picture: NDArray[np.uint8], grid: _Grid, fit: NDArray[np.float64], margin: int) -> NDArray[np.float32]:
-    """The picture at the points of the grid and a margin around them, each the mean of about what lies nearest."""
+def _sampled(
+    picture: NDArray[np.uint8], content: NDArray[np.int32], grid: _Grid, fit: NDArray[np.float64], margin: int
+) -> NDArray[np.float32]:
+    """The picture at the points of the grid and a margin around them, each the mean of about what lies nearest.
+
+    Outside its content a picture goes on as it ends, so that no border is mixed into what is compared.
+    """
     step = grid.step * fit[:2]
     first = fit[:2] * (np.array([grid.left, grid.top]) - 0.5 + grid.step * (0.5 - margin)) + fit[2:]
     shape = (grid.columns + 2 * margin, grid.rows + 2 * margin)
     # Only the part that is needed, for blurring the whole costs more than all the rest.
     reach = np.ceil(2 * step).astype(int)
-    low = np.clip(np.floor(first).astype(int) - reach, 0, len(picture) - 2)
-    high = np.clip(np.ceil(first + step * np.array(shape)).astype(int) + reach, low + 2, len(picture))
+    start, end = content[[2, 0]], content[[3, 1]]
+    low = np.clip(np.floor(first).astype(int) - reach, start, end - 2)
+    high = np.clip(np.ceil(first + step * np.array(shape)).astype(int) + reach, low + 2, end)
     part = picture[low[1] : high[1], low[0] : high[0]].astype(np.float32)
     sigma = 0.5 * np.sqrt(np.maximum(step**2 - 1.0, 0.0))
     if sigma.max() > 0.3:
@@ -214,9 +223,10 @@ def _correlation(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
 
 
 def _median_over_tiles(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
+    across, down = (max(1, min(_TILES, length // _TILE_SIDE)) for length in reversed(one.shape))
     tiles = [
         _correlation(np.ascontiguousarray(a), np.ascontiguousarray(b))
-        for a_row, b_row in zip(np.array_split(one, _TILES), np.array_split(other, _TILES), strict=True)
-        for a, b in zip(np.array_split(a_row, _TILES, axis=1), np.array_split(b_row, _TILES, axis=1), strict=True)
+        for a_row, b_row in zip(np.array_split(one, down), np.array_split(other, down), strict=True)
+        for a, b in zip(np.array_split(a_row, across, axis=1), np.array_split(b_row, across, axis=1), strict=True)
     ]
     return float(np.median(tiles))

@@ -29,6 +29,7 @@ DIMENSIONS: Final = 32
 
 _MIN_CONTRAST: Final = 0.005  # an eighth of OpenCV's: a flat radiograph has marks too; only the strongest are kept
 _FLAT: Final = 8  # grey levels
+_RIM: Final = 2  # pixels
 _IMAGES_FOR_AXES: Final = 500
 _BATCH: Final = 64
 
@@ -65,7 +66,8 @@ def find_content(pixels: NDArray[np.uint8]) -> tuple[int, int, int, int]:
     """What is left of a picture when flat rows and columns are cut off at its sides: padding, borders, black ground.
 
     A row is flat where all but its darkest and brightest twenty-fifth stay within 8 grey levels, so that a label
-    in a border does not keep it.
+    in a border does not keep it. Where something was cut off, two pixels more go: resizing and compression have mixed
+    the border into them, and such a rim would be the strongest edge of the picture.
 
     Args:
         pixels: uint8 (height, width).
@@ -78,6 +80,8 @@ def find_content(pixels: NDArray[np.uint8]) -> tuple[int, int, int, int]:
     left, right = _extent(pixels[top:bottom].T)
     first, last = _extent(pixels[top:bottom, left:right])  # rows that only padding at the sides kept from being flat
     top, bottom = top + first, top + last
+    top, left = (start + _RIM if start > 0 else 0 for start in (top, left))
+    bottom, right = (end - _RIM if end < length else end for end, length in ((bottom, height), (right, width)))
     if bottom - top < height // 8 or right - left < width // 8:
         return 0, height, 0, width
     return top, bottom, left, right

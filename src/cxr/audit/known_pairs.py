@@ -17,7 +17,7 @@ from cxr.files import write_atomically
 
 logger = logging.getLogger(__name__)
 
-VERSION: Final = 1
+VERSION: Final = 2
 """Of the search: raised when it may find other pairs in the same files, so that older answers are forgotten."""
 
 

@@ -46,6 +46,10 @@ WHOLE: Final = 0.95
 KINDS: Final = ("path", "bytes", "pixels", "near_duplicate", "crop")
 COLUMNS: Final = ("row_a", "row_b", "kind", "score", "scale")
 
+MIN_PART: Final = 0.6
+"""The part of its side that at least one of the two must have in common with the other. Less may be no more than the
+same word in large letters on the pictures of two people."""
+
 _CHUNK: Final = 32
 
 
@@ -186,7 +190,9 @@ def match_pictures(
             agreement = [each for chunk in chunks for each in chunk]
     finally:
         cv2.setNumThreads(cores)
-    same = np.flatnonzero([each.score >= threshold for each in agreement])
+    same = np.flatnonzero(
+        [each.score >= threshold and max(each.part_of_one, each.part_of_other) >= MIN_PART for each in agreement]
+    )
     return PicturePairs(candidates.one[same], candidates.other[same], [agreement[k] for k in same], len(candidates.one))
 
 
