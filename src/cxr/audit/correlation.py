@@ -18,17 +18,17 @@ from numpy.typing import NDArray
 
 _COARSE: Final = 48  # side of the common grid, in its points: for finding the place ...
 _FINE: Final = 96  # ... and for the verdict
-# Side of the grid, how many of its points the placing may be off by, the factors its scale may be off by, and along
-# which axes (x, y): both at once, then each for itself, since copies are stretched.
+# Side of the grid, how many of its points the placing may be off by, the factors its scale may be off by, along which
+# axes (x, y) - both at once, then each for itself, since copies are stretched -, and the correlation below which looking
+# closer is vain: of 2,200 planted copies that were found none had less than 0.67 and 0.69.
 _STEPS: Final = (
-    (_COARSE, 6, (0.94, 0.97, 1.0, 1.03, 1.06), ((True, True),)),
-    (_FINE, 4, (0.985, 1.0, 1.015), ((True, False), (False, True))),
+    (_COARSE, 6, (0.94, 0.97, 1.0, 1.03, 1.06), ((True, True),), 0.55),
+    (_FINE, 4, (0.985, 1.0, 1.015), ((True, False), (False, True)), 0.6),
 )
 _MARGIN: Final = 4  # points of the fine grid
 _TILES: Final = 6  # along an axis, ...
 _TILE_SIDE: Final = 12  # ... or as many as are this many points wide
 _MIN_SIDE: Final = 24.0  # pixels of either picture: less than this says nothing
-_HOPELESS: Final = 0.3  # correlation on the coarse grid
 _DARK: Final = 1.0  # grey levels: contrast below this is noise, and is not raised to that of the rest
 
 
@@ -69,7 +69,7 @@ def correlate(
         placing: scale_x, scale_y, shift_x, shift_y: where the points of the one are in the other, roughly.
     """
     fit = np.array(placing, np.float64)
-    for side, reach, scales, axes in _STEPS:
+    for side, reach, scales, axes, hopeless in _STEPS:
         grid = _Grid.over(content_of_one, content_of_other, fit, side)
         if grid is None:
             return NOTHING
@@ -85,7 +85,7 @@ def correlate(
                     best, placed = found, scaled
                     placed[2:] += (moved - reach) * grid.step * scaled[:2]
             fit = placed
-        if best < _HOPELESS:
+        if best < hopeless:
             return NOTHING
     grid = _Grid.over(content_of_one, content_of_other, fit, _FINE)
     if grid is None:
