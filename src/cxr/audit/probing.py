@@ -11,6 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import PolynomialFeatures, StandardScaler
+from threadpoolctl import threadpool_limits
 
 from cxr.statistics.areas import areas_within
 from cxr.statistics.resampling import patient_resamples
@@ -62,7 +63,9 @@ class Task:
         """
         found = []
         for folds in self._divisions:
-            probabilities = _out_of_fold(features, self._classes, folds, degree)
+            # How many threads share a sum moves its last digits; and for matrices this small, one is fastest.
+            with threadpool_limits(1):
+                probabilities = _out_of_fold(features, self._classes, folds, degree)
             targets = [1] if probabilities.shape[1] == 2 else range(probabilities.shape[1])
             found += [
                 areas_within(probabilities[:, target], self._classes == target, self._weights, folds)
