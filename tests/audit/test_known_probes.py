@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from cxr.audit.audit import Audit, audit_records
 from cxr.audit.known_probes import known_shortcuts
 from cxr.audit.shortcut_probes import ShortcutProbes
 from cxr.sources.reading import read_sources
@@ -51,6 +52,17 @@ def test_what_was_found_is_known_without_another_look(records: pd.DataFrame, tmp
     other_fold = records.sample(frac=1.0, random_state=0).assign(split=["test", "val"] * 12)
     assert ask(other_fold, tmp_path) == first
     assert len(kept(tmp_path)) == 1
+
+
+def test_the_audit_of_the_next_job_of_a_sweep_asks_nothing(records: pd.DataFrame, tmp_path: Path) -> None:
+    def audit(given: pd.DataFrame) -> Audit:
+        return audit_records(
+            given, None, [], ["covid", "other"], "covid", tmp_path / "cache", split_kind="kfold", progress=False
+        )
+
+    first = audit(records)
+    take_away(records, tmp_path)
+    assert audit(records.assign(split=["val", "train"] * 12)).shortcuts == first.shortcuts is not None
 
 
 @pytest.mark.parametrize(

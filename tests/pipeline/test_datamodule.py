@@ -223,6 +223,36 @@ def test_a_checkpoint_divides_the_same_files_in_the_same_way(
         CXRDataModule.load_from_checkpoint(path, weights_only=True).setup("test")
 
 
+def test_a_checkpoint_knows_who_shares_a_picture_without_another_look(
+    make_data: Callable[..., CXRDataModule], picture_folder: PictureFolder, tmp_path: Path
+) -> None:
+    data = make_data(data_dir=tmp_path)
+    root = tmp_path / "pictures"
+    for name in ("twin-a.png", "twin-b.png"):  # of two patients, as their names have it
+        (root / "dark" / name).write_bytes((root / "dark" / "dark-003.png").read_bytes())
+    data.setup()
+    assert [join.groups for join in data.joins] != []
+    trainer = quiet_trainer(tmp_path, max_epochs=1)
+    trainer.fit(Watcher(), datamodule=data)
+    trainer.save_checkpoint(tmp_path / "data.ckpt")
+
+    elsewhere = tmp_path / "another cache"
+    again = CXRDataModule.load_from_checkpoint(tmp_path / "data.ckpt", weights_only=True, cache_dir=elsewhere)
+    again.setup("test")
+    pd.testing.assert_frame_equal(again.records, data.records)
+    assert again.pairs is None
+    assert not list(elsewhere.glob("same-pictures*"))
+
+    # A checkpoint that was written without the groups has them found again.
+    content = torch.load(tmp_path / "data.ckpt", weights_only=True)
+    del content["CXRDataModule"]["split"]["group"]
+    torch.save(content, tmp_path / "data.ckpt")
+    older = CXRDataModule.load_from_checkpoint(tmp_path / "data.ckpt", weights_only=True, cache_dir=elsewhere)
+    older.setup("test")
+    pd.testing.assert_frame_equal(older.records, data.records)
+    assert list(elsewhere.glob("same-pictures*"))
+
+
 def test_unreadable_images_are_dropped_rows_and_too_many_are_refused(
     make_data: Callable[..., CXRDataModule], picture_folder: PictureFolder, tmp_path: Path
 ) -> None:
