@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 import pytorch_lightning as pl
 import torch
+from PIL import Image
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 
@@ -228,10 +229,10 @@ def test_a_checkpoint_knows_who_shares_a_picture_without_another_look(
 ) -> None:
     data = make_data(data_dir=tmp_path)
     root = tmp_path / "pictures"
-    for name in ("twin-a.png", "twin-b.png"):  # of two patients, as their names have it
-        (root / "dark" / name).write_bytes((root / "dark" / "dark-003.png").read_bytes())
+    with Image.open(root / "dark" / "dark-003.png") as picture:  # other bytes, so that only its pixels tell
+        picture.save(root / "dark" / "twin.png", compress_level=0)
     data.setup()
-    assert [join.groups for join in data.joins] != []
+    assert len(data.joins) == 1
     trainer = quiet_trainer(tmp_path, max_epochs=1)
     trainer.fit(Watcher(), datamodule=data)
     trainer.save_checkpoint(tmp_path / "data.ckpt")

@@ -106,7 +106,8 @@ def read_contents(
     elif given_split is not None and divides:
         names = match_split(records, given_split, "the checkpoint", whole=True)
         if "group" in given_split:
-            records["group"] = _given_groups(records, given_split)
+            groups = pd.Series(_given_groups(records, given_split), records.index, dtype=records["group"].dtype)
+            records["group"] = groups
     if names is not None:
         require_every_class(records["label"].to_numpy(object), names)
     code = {name: number for number, name in enumerate(manifest.class_names)}
@@ -119,6 +120,7 @@ def _with_joined_groups(manifest: Manifest, pairs: pd.DataFrame) -> tuple[Manife
     groups, joins = join_groups(manifest.records, pairs)
     if not joins:
         return manifest, []
+    groups = groups.astype(manifest.records["group"].dtype)
     num_joined = sum(len(join.groups) for join in joins)
     note = f"{num_joined} patients share a picture with another: for the split they are {len(joins)}"
     return replace(manifest, records=manifest.records.assign(group=groups), notes=(*manifest.notes, note)), joins
