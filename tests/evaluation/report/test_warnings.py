@@ -78,7 +78,7 @@ def found_before(run: RunDirectory, *flagged: str, **content: Any) -> None:
     """What the audit wrote before the training."""
     names = ("file facts", "grey levels", "border", "without lungs", "thumbnail")
     probes = [{"name": name, "flagged": None if name == "thumbnail" else name in flagged} for name in names]
-    (run.path / "audit.json").write_text(json.dumps({"shortcuts": {"probes": probes}} | content), encoding="utf-8")
+    run.audit_path.write_text(json.dumps({"shortcuts": {"probes": probes}} | content), encoding="utf-8")
 
 
 def warnings_of(run: RunDirectory) -> str:
@@ -122,6 +122,7 @@ def test_an_audit_that_flagged_nothing_says_nothing_of_shortcuts(run: RunDirecto
 
 
 def test_a_run_without_an_audit_says_that_it_is_missing(run: RunDirectory) -> None:
+    run.audit_path.unlink()
     assert "audit.json is not in the run." in report(run).text
-    (run.path / "audit.json").write_text("{", encoding="utf-8")
+    run.audit_path.write_text("{", encoding="utf-8")
     assert "audit.json cannot be read." in report(run).text
