@@ -3,6 +3,8 @@ from __future__ import annotations
 import io
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from rich.console import Console
 
 from cxr.audit.shortcut_probes import MIN_PATIENTS, Probe, ShortcutProbes, probe_shortcuts
 from cxr.audit.shortcut_table import shortcuts_table
+from cxr.images.cache import usable_cores
 from cxr.sources.manifest import Manifest
 from cxr.sources.reading import read_sources
 
@@ -156,6 +159,40 @@ def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
         again.records, ["covid", "other", "third"], "covid", tmp_path / "cache", num_resamples=50, progress=False
     )
     assert (three.images, three.positives) == (33, 14)
+
+
+def test_the_order_of_the_rows_makes_no_difference(planted: tuple[Manifest, ShortcutProbes], tmp_path: Path) -> None:
+    manifest, found = planted
+    for records in (manifest.records.iloc[::-1], manifest.records.sample(frac=1.0, random_state=1)):
+        again = probe_shortcuts(
+            records, manifest.class_names, "covid", tmp_path / "cache", num_resamples=300, progress=False
+        )
+        assert again == found
+
+
+PROBING = """
+import json, sys
+import pandas as pd
+from threadpoolctl import threadpool_info
+from cxr.audit.shortcut_probes import probe_shortcuts
+
+records = pd.read_pickle(sys.argv[1])
+found = probe_shortcuts(records, ["covid", "other"], "covid", sys.argv[2], num_resamples=300, progress=False)
+threads = max(each["num_threads"] for each in threadpool_info() if each["user_api"] == "blas")
+print(json.dumps([threads, found.as_dict()]))
+"""
+
+
+def test_the_number_of_threads_makes_no_difference(planted: tuple[Manifest, ShortcutProbes], tmp_path: Path) -> None:
+    manifest, found = planted
+    manifest.records.to_pickle(tmp_path / "records.pickle")
+    for number in (1, 3):
+        many = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(number))
+        command = [sys.executable, "-c", PROBING, str(tmp_path / "records.pickle"), str(tmp_path / f"cache{number}")]
+        done = subprocess.run(command, env={**os.environ, **many}, capture_output=True, text=True, check=True)
+        threads, again = json.loads(done.stdout)
+        assert threads == min(number, usable_cores())  # the process really had so many
+        assert again == json.loads(json.dumps(found.as_dict()))
 
 
 def test_the_table_says_what_is_flagged_and_by_which_rule(planted: tuple[Manifest, ShortcutProbes]) -> None:

@@ -139,6 +139,18 @@ def test_a_lone_checkpoint_gives_the_same_answers_beside_itself(run: Path, tmp_p
     assert len(looks(run)) == 1
 
 
+def test_a_run_whose_cache_is_gone_is_scored_without_another_look_for_copies(run: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "empty"
+    result = evaluate(run, cache_dir=cache)
+    assert list(cache.glob("*.pixels"))  # the pictures of the split are prepared again
+    assert not list(cache.glob("same-pictures*"))  # but not compared
+    known = evaluate(run, output_dir=tmp_path / "known")
+    pd.testing.assert_frame_equal(result.predictions, known.predictions)
+    assert result.entry is not None
+    assert known.entry is not None
+    assert result.entry["auroc"] == known.entry["auroc"]  # also its interval, which hangs on the groups
+
+
 def test_results_go_where_they_are_told(run: Path, tmp_path: Path) -> None:
     result = evaluate(run, split="val", output_dir=tmp_path / "elsewhere", batch_size=5)
     assert result.metrics_path == tmp_path / "elsewhere" / "metrics.json"

@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 import pytorch_lightning as pl
 import torch
+from PIL import Image
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 
@@ -221,6 +222,36 @@ def test_a_checkpoint_divides_the_same_files_in_the_same_way(
     gone.unlink()
     with pytest.raises(DataError, match="2 of its 44 images are gone"):
         CXRDataModule.load_from_checkpoint(path, weights_only=True).setup("test")
+
+
+def test_a_checkpoint_knows_who_shares_a_picture_without_another_look(
+    make_data: Callable[..., CXRDataModule], picture_folder: PictureFolder, tmp_path: Path
+) -> None:
+    data = make_data(data_dir=tmp_path)
+    root = tmp_path / "pictures"
+    with Image.open(root / "dark" / "dark-003.png") as picture:  # other bytes, so that only its pixels tell
+        picture.save(root / "dark" / "twin.png", compress_level=0)
+    data.setup()
+    assert len(data.joins) == 1
+    trainer = quiet_trainer(tmp_path, max_epochs=1)
+    trainer.fit(Watcher(), datamodule=data)
+    trainer.save_checkpoint(tmp_path / "data.ckpt")
+
+    elsewhere = tmp_path / "another cache"
+    again = CXRDataModule.load_from_checkpoint(tmp_path / "data.ckpt", weights_only=True, cache_dir=elsewhere)
+    again.setup("test")
+    pd.testing.assert_frame_equal(again.records, data.records)
+    assert again.pairs is None
+    assert not list(elsewhere.glob("same-pictures*"))
+
+    # A checkpoint that was written without the groups has them found again.
+    content = torch.load(tmp_path / "data.ckpt", weights_only=True)
+    del content["CXRDataModule"]["split"]["group"]
+    torch.save(content, tmp_path / "data.ckpt")
+    older = CXRDataModule.load_from_checkpoint(tmp_path / "data.ckpt", weights_only=True, cache_dir=elsewhere)
+    older.setup("test")
+    pd.testing.assert_frame_equal(older.records, data.records)
+    assert list(elsewhere.glob("same-pictures*"))
 
 
 def test_unreadable_images_are_dropped_rows_and_too_many_are_refused(

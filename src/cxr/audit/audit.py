@@ -10,10 +10,11 @@ from typing import Any, Final
 
 import pandas as pd
 
+from cxr.audit.known_probes import known_shortcuts
 from cxr.audit.leaks import as_tuples, describe_pairs, find_leaks
 from cxr.audit.same_patient import Join
 from cxr.audit.same_pictures import KINDS
-from cxr.audit.shortcut_probes import ShortcutProbes, probe_shortcuts
+from cxr.audit.shortcut_probes import ShortcutProbes
 from cxr.errors import DataError
 from cxr.files import write_atomically
 from cxr.images.prepare import Aspect
@@ -143,12 +144,12 @@ def audit_records(
         progress: show bars on a terminal.
 
     Raises:
-        DataError: see `probe_shortcuts`.
+        DataError: see `known_shortcuts`.
     """
     none = pd.DataFrame({"row_a": [], "row_b": [], "kind": [], "score": []}) if pairs is None else pairs
     probes = None
     if shortcuts:
-        probes = probe_shortcuts(records, class_names, positive, cache_dir, aspect=aspect, progress=progress)
+        probes = known_shortcuts(records, class_names, positive, cache_dir, aspect=aspect, progress=progress)
     return Audit(
         split_kind=split_kind,
         num_images=len(records),

@@ -30,6 +30,8 @@ from cxr.statistics.areas import area_interval, share_above_chance
 
 MIN_PATIENTS = 10  # with a class and without it; of fewer, two would stand in each fold
 REFERENCE = "thumbnail"
+READ = ("sha256", "source", "group", "label", "path")
+"""The columns of the records that the answer hangs on."""
 
 
 @dataclass(frozen=True)
@@ -116,8 +118,10 @@ def probe_shortcuts(
 ) -> ShortcutProbes:
     """Ask simple models for the label, by cross-validation over patients.
 
+    The same records give the same numbers in whatever order they come, and with any number of threads.
+
     Args:
-        records: rows of a manifest: columns ``path``, ``sha256``, ``label``, ``group``, ``source``.
+        records: rows of a manifest: columns ``READ``.
         class_names: images of other classes, and those without a class, are left out.
         positive: the class that is asked for, against the rest.
         cache_dir: where the prepared images, ``SIZE`` pixels wide, are kept.
@@ -129,7 +133,8 @@ def probe_shortcuts(
     Raises:
         DataError: a file cannot be opened, or the cache cannot be written.
     """
-    labelled = records[records["label"].isin(list(class_names))]
+    # In an order of their own: sums of floats, and with them the fitted models, hang on the order of the rows.
+    labelled = records[records["label"].isin(list(class_names))].sort_values(list(READ), ignore_index=True)
     facts = read_file_facts(labelled["path"].tolist())
     images = prepare_images(
         labelled["path"].tolist(), labelled["sha256"].tolist(), Preparation(SIZE, aspect), cache_dir, progress=progress

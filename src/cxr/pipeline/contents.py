@@ -29,7 +29,8 @@ class Contents:
         manifest: its records carry their ``split`` (None where all are for scoring).
         dataset: the pixels, in the order of the records.
         pairs: records that show the same picture, see `cxr.audit.same_pictures.SamePictures.pairs`; None where
-            nobody looked.
+            nobody looked: without ``look_for_copies``, where all are for scoring, and where an earlier split is given
+            that holds what was found then, the groups.
         joins: the patients that they made one.
     """
 
@@ -65,7 +66,8 @@ def read_contents(
         max_unreadable: see `cxr.pipeline.prepared_records.without_unreadable`.
         look_for_copies: whether pictures are compared before patients are divided.
         split: keyword arguments of `assign_splits`.
-        given_split: the split of an earlier run, which counts instead; None for none.
+        given_split: the split of an earlier run, which counts instead, and so do its groups where it has a column
+            ``group``; None for none.
         divides: whether the labelled records are divided; else all records are kept, for scoring.
         progress: show bars on a terminal.
 
@@ -86,7 +88,7 @@ def read_contents(
     joins: list[Join] = []
     if divides:
         _check_classes(manifest, positive)
-        if look_for_copies:
+        if look_for_copies and (given_split is None or "group" not in given_split):
             pairs = same_pictures(manifest.records, cache_dir, progress=progress).pairs
             manifest, joins = _with_joined_groups(manifest, pairs)
         if given_split is None:  # now, before minutes of decoding
@@ -103,6 +105,9 @@ def read_contents(
         names = names[stays].reset_index(drop=True)
     elif given_split is not None and divides:
         names = match_split(records, given_split, "the checkpoint", whole=True)
+        if "group" in given_split:
+            groups = pd.Series(_given_groups(records, given_split), records.index, dtype=records["group"].dtype)
+            records["group"] = groups
     if names is not None:
         require_every_class(records["label"].to_numpy(object), names)
     code = {name: number for number, name in enumerate(manifest.class_names)}
@@ -115,9 +120,20 @@ def _with_joined_groups(manifest: Manifest, pairs: pd.DataFrame) -> tuple[Manife
     groups, joins = join_groups(manifest.records, pairs)
     if not joins:
         return manifest, []
+    groups = groups.astype(manifest.records["group"].dtype)
     num_joined = sum(len(join.groups) for join in joins)
     note = f"{num_joined} patients share a picture with another: for the split they are {len(joins)}"
     return replace(manifest, records=manifest.records.assign(group=groups), notes=(*manifest.notes, note)), joins
+
+
+def _given_groups(records: pd.DataFrame, given: pd.DataFrame) -> list[str]:
+    """The groups of an earlier split that `match_split` has matched: by source and image, else by the file's bytes."""
+    keys = zip(given["source"], given["image"], strict=True)
+    group_of = dict(zip(keys, given["group"], strict=True))
+    group_of_bytes = dict(zip(given["sha256"], given["group"], strict=True))
+    rows = zip(records["source"], records["image"], records["sha256"], strict=True)
+    return [group_of[source, image] if (source, image) in group_of else group_of_bytes[sha]
+            for source, image, sha in rows]  # fmt: skip
 
 
 def _among(pairs: pd.DataFrame, stays: np.ndarray[Any, np.dtype[np.bool_]]) -> pd.DataFrame:

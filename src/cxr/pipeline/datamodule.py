@@ -33,8 +33,9 @@ class CXRDataModule(pl.LightningDataModule):
     row of ``records``. Training batches are augmented on the device that trains, when a Trainer trains; evaluation
     sees every record once, as it is. ``setup`` may be called any number of times, by any number of processes at once.
 
-    The hyper-parameters and the split lie in the checkpoint: ``CXRDataModule.load_from_checkpoint(path)`` divides the
-    same files in the same way, or raises DataError where they are not the same files.
+    The hyper-parameters, the split and the groups lie in the checkpoint: ``CXRDataModule.load_from_checkpoint(path)``
+    divides the same files in the same way, without another look for copies, or raises DataError where they are not
+    the same files.
 
     Args:
         sources: name -> ``kind`` and options of a collection, see `cxr.sources.reading.read_sources`.
@@ -186,7 +187,7 @@ class CXRDataModule(pl.LightningDataModule):
 
     @property
     def pairs(self) -> pd.DataFrame | None:
-        """Records that show the same picture, by row; None where ``look_for_copies`` is off, or all are for scoring."""
+        """Records that show the same picture, by row; None where nobody looked, see `Contents.pairs`."""
         return self._contents().pairs
 
     @property
@@ -304,7 +305,9 @@ class CXRDataModule(pl.LightningDataModule):
         given = self._given_split if self._labelled is None else self._labelled.manifest.records
         if given is None:
             return {}
-        return {"split": {name: given[name].tolist() for name in ("source", "image", "sha256", "label", "split")}}
+        # With the groups, so that whoever divides the same files again need not compare all pictures for them.
+        kept = [name for name in ("source", "image", "sha256", "label", "group", "split") if name in given]
+        return {"split": {name: given[name].tolist() for name in kept}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Divide as the checkpoint did, now or at the next `setup`."""

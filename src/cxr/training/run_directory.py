@@ -42,6 +42,10 @@ class RunDirectory:
         return self.path / "dropped.csv"
 
     @property
+    def audit_path(self) -> Path:
+        return self.path / "audit.json"
+
+    @property
     def metrics_path(self) -> Path:
         return self.path / "metrics.json"
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -70,3 +72,57 @@ def test_what_puts_the_numbers_in_doubt_is_said_before_them(
 def test_a_sound_run_has_no_warning_of_leaks_looks_size_or_training(page: Page) -> None:
     warnings = page.text[page.text.index("Warnings") : page.text.index("What was found")]
     assert not re.search("LEAK|scored|fewer than|finish|trial|different", warnings)
+
+
+def found_before(run: RunDirectory, *flagged: str, **content: Any) -> None:
+    """What the audit wrote before the training."""
+    names = ("file facts", "grey levels", "border", "without lungs", "thumbnail")
+    probes = [{"name": name, "flagged": None if name == "thumbnail" else name in flagged} for name in names]
+    run.audit_path.write_text(json.dumps({"shortcuts": {"probes": probes}} | content), encoding="utf-8")
+
+
+def warnings_of(run: RunDirectory) -> str:
+    text = report(run).text
+    return text[text.index("Warnings") : text.index("What was found")]
+
+
+BEFORE = "SHORTCUTS in the data, found before the training"
+
+
+def test_shortcuts_that_were_found_before_the_training_are_said_after_the_leaks(run: RunDirectory) -> None:
+    found_before(run, "file facts", "border")
+    edit_entry(run, "test", shortcuts=None)
+    divide_a_patient(run)
+    look_again(run)
+    said = warnings_of(run)
+    assert "tell the label from file facts, border." in said
+    assert said.index("LEAK: 1 patient") < said.index(BEFORE) < said.index("scored 2 times")
+
+
+def test_what_the_trained_network_shows_is_not_said_twice(run: RunDirectory) -> None:
+    found_before(run, "without lungs")  # which the network of the drawn run is flagged for
+    said = warnings_of(run)
+    assert "a shortcut: the network keeps 0.71" in said
+    assert BEFORE not in said
+    found_before(run, "without lungs", "grey levels")
+    assert "tell the label from grey levels." in warnings_of(run)
+
+
+@pytest.mark.parametrize(
+    "content", [{"shortcuts": None}, {"shortcuts": []}, {"shortcuts": {"probes": None}}, {"shortcuts": {"probes": [1]}}]
+)
+def test_an_audit_without_probes_says_nothing_of_shortcuts(run: RunDirectory, content: dict[str, Any]) -> None:
+    found_before(run, "border", **content)
+    assert BEFORE not in warnings_of(run)
+
+
+def test_an_audit_that_flagged_nothing_says_nothing_of_shortcuts(run: RunDirectory) -> None:
+    found_before(run)
+    assert BEFORE not in warnings_of(run)
+
+
+def test_a_run_without_an_audit_says_that_it_is_missing(run: RunDirectory) -> None:
+    run.audit_path.unlink()
+    assert "audit.json is not in the run." in report(run).text
+    run.audit_path.write_text("{", encoding="utf-8")
+    assert "audit.json cannot be read." in report(run).text

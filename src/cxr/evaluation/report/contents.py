@@ -39,6 +39,7 @@ class Contents:
         looks: ``looks.csv``, as text.
         status: ``status.json``.
         environment: ``environment.json``: what the run was trained with; empty where it was not recorded.
+        audit: ``audit.json``: what was found of copies, leaks and shortcuts before the training.
         missing: the files that are not there or cannot be read, a sentence each.
     """
 
@@ -53,6 +54,7 @@ class Contents:
     looks: pd.DataFrame | None = None
     status: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
+    audit: dict[str, Any] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
 
     @property
@@ -117,6 +119,7 @@ def read_contents(run: RunDirectory, names: Sequence[str] | None = None) -> Cont
         looks=_table(run.looks_path, missing),
         status=_object(run.status_path, missing),
         environment=_object(run.environment_path, []),
+        audit=_object(run.audit_path, missing),
         missing=missing,
     )
 

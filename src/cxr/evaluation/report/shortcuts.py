@@ -179,9 +179,9 @@ def shortcuts_section(contents: Contents) -> Section:
         sentences = [f"The network {row.get('verdict')}." for row in mappings(given.get("rows"))
                      if row.get("flagged") is not None]  # fmt: skip
         note = (
-            f"{about}; unaltered: AUROC {with_limits(whole)}. What is taken away is black, which no training showed: "
-            "that the network fails then is no proof that it needs the lungs; that it does not fail is proof that it "
-            f"has something else.{''.join(dict.fromkeys(reasons))}"
+            f"{about}; unaltered: AUROC {with_limits(whole)}. What is taken away becomes the mean of these pictures, "
+            "which no training showed: that the network fails then is no proof that it needs the lungs; that it does "
+            f"not fail is proof that it has something else.{''.join(dict.fromkeys(reasons))}"
         )
         columns = ["shown", *map(Number, ("AUROC", "kept", DRAWN)), "found"]
         section.add(Part(title_of(name), sentences, [Table("", columns, rows, note)]))

@@ -21,7 +21,7 @@ LEVEL = 0.05
 
 
 def collect_warnings(contents: Contents) -> list[str]:
-    """Sentences, the gravest first: leaks, then the test set, then what is confounded, then the training itself."""
+    """Sentences, the gravest first: leaks, shortcuts, the test set, what is confounded, then the training itself."""
     said: dict[str, list[str]] = {}
     for name, entry in contents.entries.items():
         for text in entry.get("warnings", []):
@@ -31,6 +31,7 @@ def collect_warnings(contents: Contents) -> list[str]:
         *_random_split(contents),
         *sorted(recorded, key=lambda text: "LEAK" not in text),
         *([] if any("more than one side" in text for text in said) else _divided_groups(contents)),
+        *_shortcuts_to_be_learned(contents),
         *_looks(contents),
         *_small(contents),
         *_different_checkpoints(contents),
@@ -79,6 +80,25 @@ def _divided_groups(contents: Contents) -> list[str]:
     return [
         f"LEAK: {counted(len(divided), 'patient')} or files stand on more than one side of the split ({named}): the "
         "numbers are no measure of what the network does for new patients."
+    ]
+
+
+# A probe of the audit, and the altered picture by which the trained network answers the same question.
+_ANSWERED_BY = {"border": "border only", "without lungs": "without lungs"}
+
+
+def _shortcuts_to_be_learned(contents: Contents) -> list[str]:
+    """What the audit flagged before the training, but for what the trained network is said to use below."""
+    said = {str(row.get("input")) for row in _flagged_alterations(contents)}
+    probes = mappings(mapping(contents.audit.get("shortcuts")).get("probes"))
+    flagged = [str(probe.get("name")) for probe in probes if probe.get("flagged") is True]
+    open_ones = [name for name in flagged if _ANSWERED_BY.get(name) not in said]
+    if not open_ones:
+        return []
+    return [
+        "SHORTCUTS in the data, found before the training: a simple model that does not see the disease can tell the "
+        f"label from {', '.join(open_ones)}. Whatever such a model can do, the network may do instead of seeing the "
+        "disease."
     ]
 
 
@@ -169,11 +189,16 @@ def _unconvincing(contents: Contents) -> list[str]:
             f"{title_of(str(name))}: the saliency maps go with those of a random network: they show the picture, not "
             "what was learned (Adebayo et al. 2018)."
         )
-    shortcuts = mapping(contents.entries[name].get("shortcuts")) if name is not None else {}
-    for row in mappings(shortcuts.get("rows")):
-        if row.get("flagged") is True:
-            found.append(f"{title_of(str(name))}: a shortcut: the network {row.get('verdict')}.")
+    for row in _flagged_alterations(contents):
+        found.append(f"{title_of(str(name))}: a shortcut: the network {row.get('verdict')}.")
     return found
+
+
+def _flagged_alterations(contents: Contents) -> list[Mapping[str, Any]]:
+    """The altered pictures of the headline's entry that showed what the network goes by."""
+    name = contents.primary
+    shortcuts = mapping(contents.entries[name].get("shortcuts")) if name is not None else {}
+    return [row for row in mappings(shortcuts.get("rows")) if row.get("flagged") is True]
 
 
 def _training(contents: Contents) -> list[str]:

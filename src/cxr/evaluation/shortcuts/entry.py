@@ -102,15 +102,18 @@ def shortcuts_entry(
 
     whole = areas_within(probabilities[rows, target], is_positive, weights)
     entry["auroc"] = estimate(whole)
-    size, aspect = module.hparams["image_size"], module.hparams["aspect"]
-    for name, alter in alterations(size, aspect).items():
+
+    def pictures() -> Iterator[tuple[int, NDArray[np.uint8]]]:
+        for start in range(0, len(rows), batch_size):
+            yield start, torch.as_tensor(images[rows[start : start + batch_size]])[:, 0].cpu().numpy()
+
+    mean = np.rint(sum(some.sum(axis=0, dtype=np.float64) for _, some in pictures()) / len(rows)).astype(np.uint8)
+    for name, alter in alterations(module.hparams["aspect"], mean).items():
 
         def batches(alter: Any = alter) -> Iterator[dict[str, Tensor]]:
-            for start in range(0, len(rows), batch_size):
-                chosen = rows[start : start + batch_size]
-                pictures = torch.as_tensor(images[chosen])[:, 0].cpu().numpy()
-                index = torch.arange(start, start + len(chosen))
-                yield {"image": torch.from_numpy(alter(pictures))[:, None], "index": index}
+            for start, some in pictures():
+                index = torch.arange(start, start + len(some))
+                yield {"image": torch.from_numpy(alter(some))[:, None], "index": index}
 
         answers = score(
             module, batches(), device, num_images=len(rows), title=f"Shown {name}", tta=tta, progress=progress
