@@ -1,12 +1,12 @@
 """How do the time and the memory of the search for same pictures grow with the number of pictures?
 
-    python benchmarks/same_pictures.py --data <folder with chest_xray/> --folder <8 GB of space>
+    python benchmarks/same_pictures.py --data <folder with chest_xray/> --folder <12 GB of space>
 
-Prints a Markdown table: real radiographs alone, and 6 of them to 94 drawn ones (phantoms of 128 px) up to 100,000, each row
-a process of its own that compares pictures which were prepared before, as an audit does. "Growth" is the exponent of n
-in the processor time since the row above it of the same pictures: 1 is linear, 2 is all pairs. Memory is the most that
-the process had resident, without the pages of the prepared pictures themselves (64 KB a picture), which the system
-gives back when others need them.
+Prints a Markdown table: real radiographs alone, and 6 of them to 94 drawn ones (phantoms of 128 px) up to 100,000, each
+row a process of its own that compares pictures which were prepared before, as an audit does. "Growth" is the exponent
+of n in the processor time since the row above it of the same pictures: 1 is linear, 2 is all pairs. Memory is the most
+that the process had resident, without the pages of the prepared pictures themselves (64 KB a picture), which the
+system gives back when others need them.
 """
 
 from __future__ import annotations
@@ -52,9 +52,7 @@ def main() -> None:
     parser.add_argument("--mixed", type=int, nargs="*", default=[1000, 10_000, 100_000], help="real and drawn together")
     arguments = parser.parse_args()
 
-    print(
-        "| pictures | wall, s | CPU, s | CPU, ms a picture | growth | wanted | placings judged | pairs found | memory, MB |"
-    )
+    print("| pictures | wall, s | CPU, s | CPU, ms each | growth | wanted | placings judged | pairs | memory, MB |")
     print("|---|---:|---:|---:|---:|---|---:|---:|---:|")
     for name, numbers in (("real", arguments.real), ("real and drawn", arguments.mixed)):
         before: tuple[int, float] | None = None

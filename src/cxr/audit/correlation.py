@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 _COARSE: Final = 48  # side of the common grid, in its points: for finding the place ...
 _FINE: Final = 96  # ... and for the verdict
 # Side of the grid, how many of its points the placing may be off by, the factors its scale may be off by, along which
-# axes (x, y) - both at once, then each for itself, since copies are stretched -, and the correlation below which looking
-# closer is vain: of 2,200 planted copies that were found none had less than 0.67 and 0.69.
+# axes (x, y) - both at once, then each for itself, since copies are stretched -, and the correlation below which
+# looking closer is vain: of 2,200 planted copies that were found none had less than 0.67 and 0.69.
 _STEPS: Final = (
     (_COARSE, 6, (0.94, 0.97, 1.0, 1.03, 1.06), ((True, True),), 0.55),
     (_FINE, 4, (0.985, 1.0, 1.015), ((True, False), (False, True)), 0.6),
