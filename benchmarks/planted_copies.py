@@ -24,7 +24,6 @@ from tempfile import TemporaryDirectory
 import cv2
 import numpy as np
 import pandas as pd
-from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
@@ -304,7 +303,8 @@ def draw(path: Path, true_scores: dict[str, NDArray[np.float64]], false_scores: 
     """The distribution of the scores: copies by family, and pairs of different patients laid over each other."""
     bins = np.linspace(0, 1, 51)
     title = "Scores of copies and of different patients"
-    with drawing(path, (7.2, 3.6), title, f"share of the pairs in each bin of 0.02, {num:,} pictures") as figure:
+    subtitle = f"share of the pairs in each bin of 0.02 (logarithmic), {num:,} pictures"
+    with drawing(path, (7.2, 3.6), title, subtitle) as figure:
         axes = figure.add_subplot()
         styles = {"near-duplicate": (FIRST, "-"), "crop": (SECOND, "--")}
         axes.stairs(
@@ -320,8 +320,9 @@ def draw(path: Path, true_scores: dict[str, NDArray[np.float64]], false_scores: 
             f"a pair from {THRESHOLD:g}", (THRESHOLD, 1), (-4, -2), xycoords=("data", "axes fraction"),
             textcoords="offset points", ha="right", va="top", color=QUIET,
         )  # fmt: skip
-        axes.set(xlim=(0, 1), xlabel="score (0: not even compared)")
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        # Logarithmic: what counts is the tails, one pair of thousands.
+        axes.set(xlim=(0, 1), yscale="log", ylim=(5e-5, 2), xlabel="score (0: not even compared)")
+        axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g} %")
         axes.legend(loc="upper left")
 
 
