@@ -68,8 +68,7 @@ class ProtocolRuns:
             raise ConfigurationError(f"protocols.resume={given}: no folder of an earlier call (configuration.json)")
         elif (differs := _first_difference(json.loads(path.read_text(encoding="utf-8")), fixed)) is not None:
             raise ConfigurationError(f"protocols.resume={given}: its trainings had another {differs}; give the same")
-        own = ("protocols.",)
-        return cls(folder, settings, [word for word in typed if not word.lstrip("+~").startswith(own)])
+        return cls(folder, settings, [word for word in typed if not word.lstrip("+~").startswith("protocols.")])
 
     def train(self, protocol: Protocol) -> None:
         """Train what is not trained yet; say which failed."""
@@ -184,6 +183,10 @@ def run_to_end(command: Sequence[str]) -> int:
         child.send_signal(int(end.code or 0) - 128)
         child.wait()
         raise
+
+
+def _name(settings: Mapping[str, Any]) -> str:
+    return f"protocols/{settings['name']}"
 
 
 def _named(protocol: Protocol, network: Network) -> str:

@@ -17,6 +17,7 @@ from cxr.evaluation.protocols.verdicts import METRIC_TITLES, name_of
 ROW = 0.46  # inches
 OFFSET = 0.16  # rows between the two marks of a line
 LONGEST_NAME = 34
+LONGEST_REASON = 62
 SHOWN = ("auroc", "auroc_within_sources")
 
 
@@ -45,6 +46,11 @@ def draw_protocols(rows: Sequence[Row], path: Path) -> bool:
                 0.0 if row.value is None else 0.06, place, name, va="center", fontsize=8.5,
                 color=QUIET if row.reason is not None else None, fontweight="bold" if row.value is None else None,
             )  # fmt: skip
+            if row.reason is not None:
+                areas.text(
+                    0.02, place, short_name(row.reason, LONGEST_REASON), va="center", fontsize=8, color=QUIET,
+                    transform=areas.get_yaxis_transform(),
+                )  # fmt: skip
         _marks(areas, [row.metrics for row in rows])
         _marks(differences, [row.optimism for row in rows])
         areas.set_ylim(len(rows) - 0.4, -0.6)
@@ -87,5 +93,4 @@ def _marks(axes: Axes, given: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _name(row: Row) -> str:
-    name = short_name(name_of(row), LONGEST_NAME)
-    return name if row.reason is None else f"{name}: none"
+    return short_name(name_of(row), LONGEST_NAME)
