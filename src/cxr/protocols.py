@@ -38,6 +38,8 @@ def protocols(job: Job) -> None:
 
     settings, chosen = job.settings, job.settings["protocols"]
     resolve_devices(settings["trainer"]["gpus"])
+    if chosen["resume"] is not None:
+        ProtocolRuns.open(settings, TYPED)  # a wrong folder is found now, not after all pictures were compared
     records = _read(settings)
     plan = plan_protocols(
         records,

@@ -207,10 +207,10 @@ def test_a_source_of_one_class_can_be_left_out_and_one_that_alone_has_a_class_ca
 
 def test_a_value_that_nobody_has_is_refused_with_the_nearest(make_manifest: MakeManifest) -> None:
     records = from_countries(make_manifest({"a": [1] * 20, "b": [1] * 20}), ["Italy", "Spain"])
-    with pytest.raises(ConfigurationError, match="did you mean 'Italy'.*Italy, Spain"):
+    with pytest.raises(ConfigurationError, match=r"did you mean 'Italy'.*Italy, Spain"):
         assign_splits(records, kind="leave_one_out", column="country", value="Itally")
+    unknown = records.assign(country=pd.Series([None] * len(records), dtype=object))
     with pytest.raises(ConfigurationError, match="no record has a country"):
-        unknown = records.assign(country=pd.Series([None] * len(records), dtype=object))
         assign_splits(unknown, kind="leave_one_out", column="country", value="Italy")
 
 

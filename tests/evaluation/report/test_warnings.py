@@ -44,7 +44,10 @@ def set_in_config(run: RunDirectory, old: str, new: str) -> None:
             "LEAK: the images were divided at random (data.split.unit=image)",
         ),
         (
-            lambda run: (divide_a_patient(run), set_in_config(run, "kind: holdout", "kind: holdout\n    unit: patient")),
+            lambda run: (
+                divide_a_patient(run),
+                set_in_config(run, "kind: holdout", "kind: holdout\n    unit: patient"),
+            ),
             "LEAK: the patient ids were believed as they are listed",
         ),
         (lambda run: edit_entry(run, "test", warnings=["LEAK: 3 of these"]), "Test split: LEAK: 3 of these"),
