@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 ROOT = CONF_DIR.parent
 # What may differ when a call is taken up again: it changes no network that is trained already.
 FREE = ("run", "num_resamples", "min_images", "resume")
+COMMANDS = "commands.json"
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_./-")
 _WORDS_OF_HYDRA = ("null", "true", "false", "nan", "inf")
 
@@ -39,7 +40,7 @@ class ProtocolRuns:
         folder: holds a folder for each protocol, with its sweeps and ``pooled``, the evaluation out of fold.
         settings: of every training but for its split.
         typed: the words of the command line that train.py gets.
-        commands: what was run -> the command, as it can be typed.
+        commands: what was run, also by earlier calls -> the command, as it can be typed.
         failures: network or protocol, in words -> what went wrong.
     """
 
@@ -68,7 +69,10 @@ class ProtocolRuns:
             raise ConfigurationError(f"protocols.resume={given}: no folder of an earlier call (configuration.json)")
         elif (differs := _first_difference(json.loads(path.read_text(encoding="utf-8")), fixed)) is not None:
             raise ConfigurationError(f"protocols.resume={given}: its trainings had another {differs}; give the same")
-        return cls(folder, settings, [word for word in typed if not word.lstrip("+~").startswith("protocols.")])
+        words = [word for word in typed if not word.lstrip("+~").startswith("protocols.")]
+        commands = folder / COMMANDS
+        known = json.loads(commands.read_text(encoding="utf-8")) if commands.is_file() else {}
+        return cls(folder, settings, words, commands=known)
 
     def train(self, protocol: Protocol) -> None:
         """Train what is not trained yet; say which failed."""
@@ -155,7 +159,9 @@ class ProtocolRuns:
 
     def _run(self, what: str, program: str, words: Sequence[str]) -> int:
         shown = shlex.join(["python", os.path.relpath(ROOT / program), *words])
-        self.commands[what] = shown
+        again = 1 + sum(name.split(" (")[0] == what for name in self.commands)
+        self.commands[what if again == 1 else f"{what} ({again})"] = shown
+        write_atomically(self.folder / COMMANDS, json.dumps(self.commands, indent=2) + "\n")
         print(f"\n{what}\n  {shown}\n", flush=True)
         return run_to_end([sys.executable, str(ROOT / program), *words])
 
