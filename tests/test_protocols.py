@@ -6,12 +6,13 @@ import json
 import os
 import re
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -25,7 +26,7 @@ TINY = [
     "data.image_size=32",
     "data.look_for_copies=false",
     "model.name=resnet10t",
-    "trainer.max_epochs=1",
+    "trainer.max_epochs=2",
     "audit.shortcuts=false",
     "logger=none",
     "protocols.num_folds=2",
@@ -45,22 +46,93 @@ def run(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command(*words), capture_output=True, text=True, cwd=cwd, env=clean(), timeout=280)
 
 
+def commands(text: str) -> list[str]:
+    """Those that were printed."""
+    return [line.strip() for line in text.splitlines() if line.strip().startswith("python ")]
+
+
+def finished(path: Path) -> bool:
+    """Whether the run that a file belongs to was trained to the end."""
+    return bool(json.loads((path.parent / "status.json").read_text())["status"] == "finished")
+
+
 def the_folder(cwd: Path) -> Path:
     (folder,) = (cwd / "outputs" / "protocols" / "demo").iterdir()
     return folder
 
 
+@dataclass(frozen=True)
+class Done:
+    """A call that was interrupted in its second training, and taken up again.
+
+    Attributes:
+        folder: of both calls.
+        interrupted: the exit status of the first.
+        before: network's folder -> what its status.json said after the first.
+        ended: the second.
+    """
+
+    folder: Path
+    interrupted: int
+    before: dict[str, dict[str, Any]]
+    ended: subprocess.CompletedProcess[str]
+
+
 @pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    """The folder of one call, and what it printed."""
+def done(tmp_path_factory: pytest.TempPathFactory) -> Done:
     cwd = tmp_path_factory.mktemp("protocols")
-    ended = run(*TINY, "protocols.run=[random_image,group,source]", cwd=cwd)
+    words = [*TINY, "protocols.run=[random_image,group,source]"]
+    process = subprocess.Popen(
+        command(*words), cwd=cwd, env=clean(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    until = time.monotonic() + 200
+    second = "outputs/protocols/demo/*/random_image/sweep_1/1/config.yaml"
+    while not list(cwd.glob(second)) and time.monotonic() < until and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=90)
+    folder = the_folder(cwd)
+    before = {
+        path.parent.name: json.loads(path.read_text()) for path in folder.glob("random_image/sweep_1/*/status.json")
+    }
+    assert before, errors
+    ended = run(*words, f"protocols.resume={os.path.relpath(folder, cwd)}", cwd=cwd)
     assert ended.returncode == 0, ended.stderr
-    return the_folder(cwd), ended
+    return Done(folder, process.returncode, before, ended)
 
 
-def test_every_protocol_stands_in_one_table(done: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
-    folder, ended = done
+def test_a_signal_ends_the_training_too(done: Done) -> None:
+    assert done.interrupted == 130
+    assert {number: (said["status"], said["exit_status"]) for number, said in done.before.items()} == {
+        "0": ("finished", 0),
+        "1": ("interrupted", 130),
+    }
+    with pytest.raises(ProcessLookupError):
+        os.kill(done.before["1"]["process"], 0)
+
+
+def test_taken_up_again_what_is_finished_is_not_trained_again(done: Done) -> None:
+    lines = commands(done.ended.stdout)
+    assert [re.search(r"(\w+)\.py", line)[1] for line in lines] == ["train", "evaluate"] * 2  # type: ignore[index]
+    assert "data.split.unit=image" in lines[0]
+    assert "data.split.fold=1 " in lines[0]
+    assert "data.split.fold=0,1 " in lines[2]
+    assert [path.parent.name for path in (done.folder / "random_image" / "sweep_2").glob("*/status.json")] == ["0"]
+    page = (done.folder / "protocols.html").read_text(encoding="utf-8")
+    assert page.count("train.py -m") == 3, "also the sweep of the first call"
+
+
+def test_another_configuration_is_not_taken_up_again(done: Done) -> None:
+    cwd = done.folder.parents[3]
+    words = [*TINY, "optimizer.lr=0.5", f"protocols.resume={os.path.relpath(done.folder, cwd)}"]
+    ended = run(*words, cwd=cwd)
+    assert ended.returncode == 2
+    assert len(ended.stderr.splitlines()) == 1
+    assert "optimizer.lr (0.001, not 0.5)" in ended.stderr
+
+
+def test_every_protocol_stands_in_one_table(done: Done) -> None:
+    folder, ended = done.folder, done.ended
     table = pd.read_csv(folder / "protocols.csv").set_index("protocol")
     assert table.index.tolist() == ["random_image", "group", "source"]
     for name in ("random_image", "group"):
@@ -81,14 +153,12 @@ def test_every_protocol_stands_in_one_table(done: tuple[Path, subprocess.Complet
     assert "<script" not in page
 
 
-def test_all_images_are_scored_by_networks_that_had_not_seen_them(
-    done: tuple[Path, subprocess.CompletedProcess[str]],
-) -> None:
-    folder, _ = done
+def test_all_images_are_scored_by_networks_that_had_not_seen_them(done: Done) -> None:
+    folder = done.folder
     tested = {}
     for name in ("random_image", "group"):
         scored = pd.read_csv(folder / name / "pooled" / "predictions" / "test.csv")
-        splits = [pd.read_csv(path) for path in sorted((folder / name / "sweep_1").glob("*/split.csv"))]
+        splits = [pd.read_csv(path) for path in sorted((folder / name).glob("sweep_*/*/split.csv")) if finished(path)]
         assert len(splits) == 2
         held = pd.concat([split.loc[split["split"] == "test", "image"] for split in splits])
         assert sorted(held) == sorted(scored["image"]) == sorted(splits[0]["image"])
@@ -96,46 +166,17 @@ def test_all_images_are_scored_by_networks_that_had_not_seen_them(
     assert tested["random_image"] == tested["group"]
 
 
-def test_the_printed_sweep_can_be_typed(done: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
-    folder, ended = done
-    lines = [line.strip() for line in ended.stdout.splitlines() if line.strip().startswith("python ")]
-    assert [re.search(r"(\w+)\.py", line)[1] for line in lines] == ["train", "evaluate"] * 2  # type: ignore[index]
-    program, *words = shlex.split(lines[0])[1:]
-    assert "data.split.unit=image" in words
-    assert "data.split.fold=0,1" in words
+def test_the_printed_sweep_can_be_typed(done: Done) -> None:
+    folder, ended = done.folder, done.ended
+    program, *words = shlex.split(commands(ended.stdout)[2])[1:]
     single = [word.replace("fold=0,1", "fold=1") for word in words if word != "-m"]
     cwd = folder.parents[3]
     shown = subprocess.run(
         [sys.executable, program, *single, "--cfg", "job"], capture_output=True, text=True, cwd=cwd, timeout=60
     )
     assert shown.returncode == 0, shown.stderr
-    assert "unit: image" in shown.stdout
-
-
-def test_taken_up_again_only_what_is_missing_is_trained(
-    done: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
-) -> None:
-    folder, _ = done
-    shutil.copytree(folder.parents[3], tmp_path, dirs_exist_ok=True)
-    again = the_folder(tmp_path)
-    lost = again / "group" / "sweep_1" / "1"
-    status = json.loads((lost / "status.json").read_text())
-    (lost / "status.json").write_text(json.dumps({**status, "status": "interrupted"}))
-    words = [*TINY, "protocols.run=[random_image,group]", f"protocols.resume={os.path.relpath(again, tmp_path)}"]
-    ended = run(*words, cwd=tmp_path)
-    assert ended.returncode == 0, ended.stderr
-    lines = [line.strip() for line in ended.stdout.splitlines() if line.strip().startswith("python ")]
-    assert len(lines) == 2, "one sweep of one fold, and its evaluation"
-    assert "data.split.fold=1 " in lines[0]
-    assert [path.name for path in (again / "group" / "sweep_2").iterdir() if path.is_dir()] == ["0"]
-    before, after = (pd.read_csv(path / "protocols.csv").set_index("protocol") for path in (folder, again))
-    # The same seed and the same fold: the network is the same again.
-    assert after.loc["group", "auroc"] == pytest.approx(before.loc["group", "auroc"], abs=1e-6)
-
-    other = run(*words, "optimizer.lr=0.5", cwd=tmp_path)
-    assert other.returncode == 2
-    assert "optimizer.lr" in other.stderr
-    assert len(other.stderr.splitlines()) == 1
+    assert "kind: kfold" in shown.stdout
+    assert "fold: 1" in shown.stdout
 
 
 def test_failed_trainings_are_named_and_end_with_status_1(tmp_path: Path) -> None:
@@ -147,29 +188,6 @@ def test_failed_trainings_are_named_and_end_with_status_1(tmp_path: Path) -> Non
     assert "protocols.resume=outputs/protocols/demo/" in last
     table = pd.read_csv(the_folder(tmp_path) / "protocols.csv").set_index("protocol")
     assert table.loc["group", "reason"] == "2 of 2 trainings failed"
-
-
-def test_a_signal_ends_the_training_too(tmp_path: Path) -> None:
-    process = subprocess.Popen(
-        command(*TINY, "protocols.run=[group,source]", "trainer.max_epochs=1000"),
-        cwd=tmp_path,
-        env=clean(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    until = time.monotonic() + 120
-    pattern = "outputs/protocols/demo/*/group/sweep_1/0"
-    while not list(tmp_path.glob(f"{pattern}/checkpoints/last.ckpt")) and time.monotonic() < until:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=90)
-    assert process.returncode == 130, errors
-    (trained,) = tmp_path.glob(f"{pattern}/status.json")
-    content = json.loads(trained.read_text())
-    assert (content["status"], content["exit_status"]) == ("interrupted", 130)
-    with pytest.raises(ProcessLookupError):
-        os.kill(content["process"], 0)
 
 
 MISTAKES = [
