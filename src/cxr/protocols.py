@@ -32,14 +32,16 @@ def protocols(job: Job) -> None:
         ConfigurationError, DataError: before anything is trained.
         CxrError: a training or an evaluation failed, after all others were done and compared.
     """
-    from cxr.evaluation.protocols.plan import plan_protocols
     from cxr.protocol_runs import ProtocolRuns
     from cxr.training.accelerators import resolve_devices
 
     settings, chosen = job.settings, job.settings["protocols"]
-    resolve_devices(settings["trainer"]["gpus"])
     if chosen["resume"] is not None:
-        ProtocolRuns.open(settings, TYPED)  # a wrong folder is found now, not after all pictures were compared
+        ProtocolRuns.open(settings, TYPED)  # a wrong folder is found now, before anything heavy is imported
+    resolve_devices(settings["trainer"]["gpus"])
+
+    from cxr.evaluation.protocols.plan import plan_protocols
+
     records = _read(settings)
     plan = plan_protocols(
         records,

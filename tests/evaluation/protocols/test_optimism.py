@@ -150,7 +150,9 @@ def test_a_source_of_one_class_has_rates_instead_of_an_area(make_read: Read, say
     assert row.by_group["specificity"]["value"] == pytest.approx(1 - by_group["called"].mean())
     assert row.optimism["specificity"]["high"] < 0
     assert "no image of class 'covid' is left" in str(rows["source", "hospital"].reason)
-    assert any("specificity" in line and "one class only" in line for line in conclude(list(rows.values())))
+    (said,) = [line for line in conclude(list(rows.values())) if "Leave one source out" in line]
+    assert said.startswith("OPTIMISM: ")
+    assert all(text in said for text in ("one class only", "specificity", "as to a new source the split by group"))
 
 
 def test_a_failure_and_an_impossible_protocol_keep_their_place(
@@ -184,9 +186,14 @@ def test_a_failure_and_an_impossible_protocol_keep_their_place(
 def test_the_verdict_names_optimism_and_sources(planned: tuple[pd.DataFrame, list[Protocol]], say: Say) -> None:
     rows, _ = rows_of(planned, say)
     said = conclude(list(rows.values()))
-    assert any(line.startswith("OPTIMISM: Random image") and "shown to flatter" in line for line in said)
+    assert any(line.startswith("OPTIMISM: Random image") and "flatters as to new patients" in line for line in said)
     assert any(line.startswith("OPTIMISM: Leave one source out") for line in said)
     assert any(line.startswith("SOURCE: by group") for line in said)
+    worse, _ = rows_of(
+        planned, lambda records, networks, *, skill, **options: say(records, networks, skill=3.5 - skill, **options)
+    )
+    (line,) = [line for line in conclude(list(worse.values())) if line.startswith("Random image")]
+    assert "another seed would tell" in line
     same, _ = rows_of(planned, lambda records, networks, **_: say(records, folds_of(records), skill=1.0))
     assert not [line for line in conclude(list(same.values())) if line.startswith("OPTIMISM")]
 

@@ -15,8 +15,9 @@ METRIC_TITLES = {
     "sensitivity": "sensitivity",
     "specificity": "specificity",
 }
-# A shortcut that is worth reporting; also the most that two ways of comparing the same scores differ by in practice.
-NOTABLE = 0.02
+NOTABLE = 0.02  # of an AUROC: less than this is not worth a warning
+# An interval over patients says nothing of another training or another dealing of the folds.
+BEYOND = "by more than the choice of patients explains"
 
 
 def signed(value: float) -> str:
@@ -66,30 +67,37 @@ def _sentence(row: Row) -> str:
         return f"{start}: what the others are held against."
     found = row.optimism.get("auroc")
     if found is None or found["value"] is None:
-        return f"{start}; nothing to hold against the split by group: {_reasons(row)}."
+        return _by_rates(row, start)
     said = f"{start}, {estimate_text(found, difference=True)} against by group on the same images"
     if found["low"] is None:
         return f"{said} ({found['reason']})."
-    if found["low"] > 0:
-        verdict = "shown to look better" if row.protocol in COLUMNS else "shown to flatter"
-        return f"OPTIMISM: {said}: {verdict}." if row.protocol not in COLUMNS else f"{said}: {verdict}."
-    if found["high"] < 0:
-        if row.protocol in COLUMNS:
-            return f"OPTIMISM: {said}: the split by group is shown to flatter as to a new {row.protocol}."
-        return f"{said}: shown to look worse."
+    new = f"a new {row.protocol}" if row.protocol in COLUMNS else "new patients"
+    if found["high"] < 0 and row.protocol in COLUMNS:
+        return f"OPTIMISM: {said}: as to {new} the split by group flatters, {BEYOND}."
+    if found["low"] > 0 and row.protocol not in COLUMNS:
+        return f"OPTIMISM: {said}: it flatters as to {new}, {BEYOND}."
+    if found["low"] > 0 or found["high"] < 0:
+        return f"{said}: against what is to be expected, {BEYOND}; another seed would tell whether training moved it."
     return f"{said}: no difference is shown."
 
 
-def _reasons(row: Row) -> str:
-    estimate = row.optimism.get("auroc") or row.metrics["auroc"]
-    if row.metrics["auroc"]["value"] is None:
-        estimate = row.metrics["auroc"]
+def _by_rates(row: Row, start: str) -> str:
+    """Where there is no area to compare: the rates, which a source of one class has."""
+    reason = row.metrics["auroc"].get("reason") or row.optimism.get("auroc", {}).get("reason")
     rates = [
-        f"{METRIC_TITLES[name]} {estimate_text(row.metrics[name])}, by group {estimate_text(row.by_group.get(name))}"
+        name
         for name in ("sensitivity", "specificity")
-        if row.metrics[name]["value"] is not None and row.by_group.get(name) is not None
+        if name in row.optimism and row.metrics[name]["value"] is not None
     ]
-    return "; ".join([str(estimate.get("reason")), *rates])
+    told = "; ".join(
+        f"{METRIC_TITLES[name]} {estimate_text(row.metrics[name])}, by group {estimate_text(row.by_group[name])}"
+        for name in rates
+    )
+    fell = [name for name in rates if row.optimism[name]["high"] is not None and row.optimism[name]["high"] < 0]
+    said = f"{start} ({reason})" + (f"; on the same images {told}" if told else "")
+    if fell and row.protocol in COLUMNS:
+        return f"OPTIMISM: {said}: as to a new {row.protocol} the split by group flatters, {BEYOND}."
+    return f"{said}."
 
 
 def _capital(text: str) -> str:
