@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,12 @@ from cxr.evaluation.figure_style import QUIET, SERIES, drawing, short_name
 from cxr.evaluation.protocols.optimism import Row
 from cxr.evaluation.protocols.plan import GROUP
 from cxr.evaluation.protocols.verdicts import METRIC_TITLES, name_of
+from cxr.evaluation.words import number
 
 ROW = 0.46  # inches
 OFFSET = 0.16  # rows between the two marks of a line
 LONGEST_NAME = 34
-LONGEST_REASON = 62
+LONGEST_REASON, WRAPPED = 96, 50  # letters of what stands instead of an area, and of a line of it
 SHOWN = ("auroc", "auroc_within_sources")
 
 
@@ -46,10 +48,10 @@ def draw_protocols(rows: Sequence[Row], path: Path) -> bool:
                 0.0 if row.value is None else 0.06, place, name, va="center", fontsize=8.5,
                 color=QUIET if row.reason is not None else None, fontweight="bold" if row.value is None else None,
             )  # fmt: skip
-            if row.reason is not None:
+            if told := _instead(row):
                 areas.text(
-                    0.02, place, short_name(row.reason, LONGEST_REASON), va="center", fontsize=8, color=QUIET,
-                    transform=areas.get_yaxis_transform(),
+                    0.02, place, textwrap.fill(short_name(told, LONGEST_REASON), WRAPPED), va="center", fontsize=7.5,
+                    color=QUIET, transform=areas.get_yaxis_transform(), linespacing=1.15,
                 )  # fmt: skip
         _marks(areas, [row.metrics for row in rows])
         _marks(differences, [row.optimism for row in rows])
@@ -90,6 +92,21 @@ def _marks(axes: Axes, given: Sequence[Mapping[str, Any]]) -> None:
             )  # fmt: skip
             if estimate["low"] is not None:
                 axes.plot([estimate["low"], estimate["high"]], [at, at], color=series["color"], linewidth=1.8, zorder=2)
+
+
+def _instead(row: Row) -> str:
+    """What there is to say of a row without an area; '' where it has one."""
+    if row.reason is not None:
+        return row.reason.partition(";")[0]
+    if row.metrics["auroc"]["value"] is not None:
+        return ""
+    rates = [
+        f"{METRIC_TITLES[name]} {number(row.metrics[name]['value'], digits=2)}"
+        + (f", by group {number(row.by_group[name]['value'], digits=2)}" if name in row.by_group else "")
+        for name in ("sensitivity", "specificity")
+        if row.metrics[name]["value"] is not None
+    ]
+    return "; ".join(["one class only", *rates])
 
 
 def _name(row: Row) -> str:

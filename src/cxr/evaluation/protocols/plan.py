@@ -164,7 +164,7 @@ def _left_out_one_by_one(records: Records, column: str, min_images: int, common:
         try:
             assign_splits(left.manifest.records, **chosen, **common)
         except DataError as error:
-            reason = str(error)
+            reason = str(error).removeprefix(f"data.split.value={value}: ")
         networks.append(Network(value, chosen, len(tested), tested["group"].nunique(), reason))
         num_strays = len(table) - len(left.manifest.records)
         if num_strays and reason is None:
