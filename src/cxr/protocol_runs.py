@@ -82,7 +82,8 @@ class ProtocolRuns:
             return
         number = 1 + len(list(self._of(protocol).glob("sweep_*")))
         sweep = self._of(protocol) / f"sweep_{number}"
-        words = ["-m", *self.typed, *self._split(missing), f"hydra.sweep.dir={_quoted(_shown(sweep))}"]
+        words = ["-m", *self.typed, *self._split(missing), *self._group(protocol)]
+        words.append(f"hydra.sweep.dir={_quoted(_shown(sweep))}")
         status = self._run(f"{protocol.title}, training", "train.py", words)
         known = self.finished(protocol)
         for network in missing:
@@ -156,6 +157,13 @@ class ProtocolRuns:
             for key, value in others.items()
             if key not in first and held[key] != value
         ]
+
+    def _group(self, protocol: Protocol) -> list[str]:
+        """The W&B group, which would else be called after the folder of the sweep, as those of all protocols."""
+        logger = self.settings["logger"]
+        if logger["name"] != "wandb" or logger["group"] is not None:
+            return []
+        return [f"logger.group={_quoted(f'{self.folder.name}_{protocol.name}')}"]
 
     def _run(self, what: str, program: str, words: Sequence[str]) -> int:
         shown = shlex.join(["python", os.path.relpath(ROOT / program), *words])

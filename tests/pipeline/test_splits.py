@@ -327,3 +327,8 @@ def test_real_patients_are_never_divided(tmp_path: Path) -> None:
         assert shares(records, split)["test"].to_numpy() == pytest.approx(0.2, abs=0.04)
     by_image = assign_splits(records, kind="random_image")
     assert leaking_groups(records, by_image)
+    for country in ("China", "Germany", "Italy", "Spain"):
+        left = records[~strays(records, "country", country)]
+        split = assign_splits(left, kind="leave_one_out", column="country", value=country)
+        assert ((split == "test") == (left["country"] == country)).all()
+        assert leaking_groups(left, split) == []

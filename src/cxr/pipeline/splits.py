@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from cxr.errors import ConfigurationError, DataError
+from cxr.pipeline.dealing import apportion, class_names
 from cxr.sources.spreadsheet import restored
 
 logger = logging.getLogger(__name__)
@@ -25,7 +25,6 @@ SPLITS: Final = ("train", "val", "test")
 KINDS: Final = ("holdout", "kfold", "leave_one_out", "predefined", "random_image", "file")
 UNITS: Final = ("group", "patient", "image")
 COLUMNS: Final = ("source", "country")
-_ATTEMPTS: Final = 50
 
 
 def assign_splits(
@@ -93,11 +92,11 @@ def assign_splits(
     if kind in ("holdout", "random_image"):
         units = _units(records, "image" if kind == "random_image" else unit)
         fractions = [1 - val_fraction - test_fraction, val_fraction, test_fraction]
-        places = _apportion(units, labels, fractions if test_fraction > 0 else fractions[:2], rng)
+        places = apportion(units, labels, fractions if test_fraction > 0 else fractions[:2], rng)
         names = np.array(SPLITS, object)[places]
     elif kind == "kfold":
         units = _units(records, unit)
-        folds = _apportion(units, labels, [1 / num_folds] * num_folds, rng)
+        folds = apportion(units, labels, [1 / num_folds] * num_folds, rng)
         names = np.full(len(records), "test", object)
         rest = folds != fold
         # Its own generator: the validation set of a fold does not hang on how many draws the folds took.
@@ -162,7 +161,7 @@ def require_every_class(labels: NDArray[np.object_], split: pd.Series[str], *, a
     sides = [name for name in SPLITS if (split == name).any()]
     if "train" not in sides:
         raise DataError("data.split: no record is left to train on; change data.split.kind or its fractions")
-    for name in _class_names(labels):
+    for name in class_names(labels):
         for side in sides if also_in_test else [side for side in sides if side != "test"]:
             if not ((labels == name) & (split == side).to_numpy()).any():
                 raise DataError(
@@ -289,7 +288,7 @@ def _leave_one_out(
         )
     if inside.all():
         raise DataError(f"data.split.value={value}: all records are of this {column}; nothing is left to train on")
-    for name in _class_names(labels):
+    for name in class_names(labels):
         if not (labels[~inside] == name).any():
             raise DataError(
                 f"data.split.value={value}: without this {column} no image of class {name!r} is left to train on; "
@@ -303,68 +302,7 @@ def _leave_one_out(
 def _train_and_val(
     groups: NDArray[np.object_], labels: NDArray[np.object_], val_fraction: float, rng: np.random.Generator
 ) -> NDArray[np.object_]:
-    return np.array(SPLITS, object)[_apportion(groups, labels, [1 - val_fraction, val_fraction], rng)]
-
-
-def _apportion(
-    units: NDArray[np.object_], labels: NDArray[np.object_], fractions: Sequence[float], rng: np.random.Generator
-) -> NDArray[np.int64]:
-    """Deal whole units into parts, so that each part gets about its fraction of every class, and some of each.
-
-    Units are dealt class by class, the rarest class first, in random order; each goes where the images of its classes
-    are most wanted. Where no more units of a class are left than parts that still lack it, it goes to one of those.
-
-    Returns:
-        The part of each record, 0 to ``len(fractions)`` - 1.
-    """
-    names, unit_of = np.unique(units.astype(str), return_inverse=True)
-    classes = _class_names(labels)
-    # A further column for unlabelled records, which no part has to hold.
-    code = {name: number for number, name in enumerate(classes)}
-    codes = np.array([code.get(label, len(classes)) for label in labels])
-    images = np.zeros((len(names), len(classes) + 1))
-    np.add.at(images, (unit_of, codes), 1)
-    holds = images > 0
-    num_units = holds[:, : len(classes)].sum(axis=0)
-    for number, name in enumerate(classes):
-        if num_units[number] < len(fractions):
-            raise DataError(
-                f"data.split: class {name!r} has {num_units[number]} patient groups, and each of the {len(fractions)} "
-                "parts needs one; join the class to another in data.classes, add patients, or ask for fewer parts "
-                "(data.split.test_fraction=0, data.split.num_folds)"
-            )
-
-    total = images.sum(axis=0)
-    share = images / np.maximum(total, 1)  # of its class: a rare class weighs as much as a common one
-    rarity = [*sorted(range(len(classes)), key=lambda number: (num_units[number], number)), len(classes)]
-    # Classes that share units can starve one another; another order of dealing finds a way where there is one.
-    for _ in range(_ATTEMPTS):
-        part = np.full(len(names), -1)
-        wanted = np.outer(fractions, np.ones(len(total)))
-        lacks = np.ones((len(fractions), len(classes)), bool)
-        left = num_units.copy()
-        order = rng.permutation(len(names))
-        for number in rarity:
-            for unit in order[holds[order, number] & (part[order] < 0)]:
-                own = np.flatnonzero(holds[unit, : len(classes)])
-                urgent = own[left[own] <= lacks[:, own].sum(axis=0)]
-                needs = lacks[:, urgent].sum(axis=1)
-                best = np.lexsort((wanted @ share[unit], needs))[-1]
-                part[unit] = best
-                wanted[best] -= share[unit]
-                lacks[best, own] = False
-                left[own] -= 1
-        if not lacks.any():
-            return part[unit_of]
-    starved = classes[int(np.flatnonzero(lacks.any(axis=0))[0])]
-    raise DataError(
-        f"data.split: class {starved!r} cannot stand in every part, because its {num_units[classes.index(starved)]} "
-        "patient groups also hold other classes; join the class to another in data.classes, or add patients"
-    )
-
-
-def _class_names(labels: NDArray[np.object_]) -> list[str]:
-    return sorted({label for label in labels if label is not None})
+    return np.array(SPLITS, object)[apportion(groups, labels, [1 - val_fraction, val_fraction], rng)]
 
 
 def _units(records: pd.DataFrame, unit: str) -> NDArray[np.object_]:
