@@ -38,6 +38,7 @@ ROOMS = [
     "shortcuts",
     "report",
     "comparison",
+    "protocols",
 ]
 
 

@@ -88,14 +88,14 @@ def open_run(job: Job) -> Iterator[OpenRun]:
         directory = RunDirectory.take(job.sweep_dir / str(job.number))
     else:
         directory = RunDirectory.create(settings["paths"]["output"], settings["name"])
-    shown = os.path.relpath(directory.path)
-    text = yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True)
-    write_atomically(directory.config_path, _CONFIG_HEAD.format(path=shown) + text)
-    environment = describe_environment(cuda=devices["accelerator"] == "cuda")
-    write_atomically(directory.environment_path, json.dumps(environment, indent=2) + "\n")
     run = OpenRun(job, directory, first=True)
     status, reason, exit_status = "failed", None, 1
-    try:
+    try:  # from here on: a signal may come while the machine is being described
+        shown = os.path.relpath(directory.path)
+        text = yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True)
+        write_atomically(directory.config_path, _CONFIG_HEAD.format(path=shown) + text)
+        environment = describe_environment(cuda=devices["accelerator"] == "cuda")
+        write_atomically(directory.environment_path, json.dumps(environment, indent=2) + "\n")
         yield run
         status, exit_status = "finished", 0
     except CxrError as error:
