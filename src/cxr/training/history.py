@@ -30,8 +30,11 @@ class EpochHistory(pl.callbacks.Checkpoint):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._started = time.monotonic()
         if trainer.current_epoch > 0 and self._path.is_file():
-            kept = pd.read_csv(self._path)
+            # To the last digit, so that a resumed run leaves the file of an undisturbed one.
+            kept = pd.read_csv(self._path, float_precision="round_trip")
             self._rows = kept[kept["epoch"] < trainer.current_epoch].to_dict("records")  # type: ignore[assignment]
+            if self._rows:
+                self._started -= self._rows[-1]["seconds"]
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not trainer.is_global_zero:
