@@ -72,7 +72,7 @@ class OpenRun:
         """Open the tracking: not before there is something to track, so that a mistake in the data leaves no trace."""
         from cxr.training.tracking import build_logger
 
-        if not self.first:
+        if not self.first or self.logger is not None:
             return
         settings, chosen = self.job.settings, self.job.settings["logger"]
         sweep = None if self.job.sweep_dir is None else self.job.sweep_dir.name
@@ -82,13 +82,23 @@ class OpenRun:
         self.logger = build_logger(
             chosen["name"],
             tracking_dir=self.directory.tracking_dir,
-            config=settings,
+            config={name: value for name, value in settings.items() if name not in OF_THE_CALL},
             project=chosen["project"],
             entity=chosen["entity"],
             tags=chosen["tags"],
             resumes=self.job.continues is not None,
             **self._called(name=name, group=group),
         )
+
+    def close_tracking(self, exit_status: int, reason: str | None) -> None:
+        """Close what `track` opened; a run that failed shows why."""
+        if self.logger is None:
+            return
+        from cxr.training.tracking import finish, note_failure
+
+        if exit_status != 0 or self.job.continues is not None:  # what was noted before it went on holds no more
+            note_failure(self.logger, reason)
+        finish(self.logger, exit_status)
 
     def _called(self, **names: str) -> dict[str, str]:
         """What the run is called in the tracking: as when it began, also where one job of a sweep goes on alone."""
@@ -162,8 +172,10 @@ def _kept_books(run: OpenRun) -> Iterator[OpenRun]:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise
     finally:
-        if run.logger is not None:
-            from cxr.training.tracking import finish
-
-            finish(run.logger, exit_status)
+        tracked = run.job.settings["logger"]["name"] == "wandb"
+        if status in ("failed", "diverged") and tracked and run.job.sweep_dir is not None:
+            # A run of its own that fails before there is anything to track leaves no trace; among the jobs of a sweep
+            # it would be missed.
+            run.track()
+        run.close_tracking(exit_status, reason)
         run.directory.write_status(status, reason=reason, exit_status=exit_status)  # type: ignore[arg-type]

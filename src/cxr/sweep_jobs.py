@@ -83,6 +83,7 @@ def run_jobs(
                 directory=RunDirectory(sweep_dir / str(place.number)),
                 label=", ".join(f"{name}={job.chosen[name]}" for name in names if name in job.chosen),
                 command=[*command, *job.overrides, "hydra.mode=RUN"],
+                end_command=[sys.executable, "-m", "cxr.record_end", str(sweep_dir / str(place.number))],
                 gpus=number_of_gpus,
                 continues=place.standing == "stopped",
             )

@@ -23,6 +23,7 @@ class SweepJob:
         directory: of its run.
         label: what sets it apart from the other jobs, ``key=value``.
         command: starts it.
+        end_command: tells the tracking how it ended, where it was killed; the exit status follows.
         max_epochs: how many it has.
         gpus: how many it takes; 0 for none.
         processes: how many it consists of, where it takes no GPU.
@@ -35,6 +36,7 @@ class SweepJob:
     directory: RunDirectory
     label: str
     command: list[str]
+    end_command: list[str]
     max_epochs: int = 1
     gpus: int = 0
     processes: int = 1

@@ -13,6 +13,8 @@ from cxr.sweeps.job import SweepJob
 
 # What a job leaves behind, such as the other processes of a distributed one, may end by itself for so long, seconds.
 _GRACE = 5.0
+# The tracking of a killed job is given so long to be closed, seconds.
+_CLOSING = 120.0
 
 
 class JobProcess:
@@ -30,6 +32,8 @@ class JobProcess:
         self.job = job
         self._started = time.monotonic()
         self._leftovers_until: float | None = None
+        self._closing: subprocess.Popen[bytes] | None = None
+        self._closing_until = 0.0
         reading, self._pipe = os.pipe()
         place = Membership(job.directory.path.parent, job.number, job.continues)
         try:
@@ -63,6 +67,18 @@ class JobProcess:
             self._signal_group(signal.SIGTERM)
         return code
 
+    def record_end(self, exit_status: int) -> None:
+        """Let the tracking know how a killed job ended; nothing waits for it but the end of the sweep."""
+        with self.job.console_path.open("ab") as console:
+            self._closing = subprocess.Popen(
+                [*self.job.end_command, str(exit_status)],
+                stdin=subprocess.DEVNULL,
+                stdout=console,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self._closing_until = time.monotonic() + _CLOSING
+
     def tell(self, number: int) -> None:
         """Send a signal to the job, which hands it on to its own further processes as it sees fit."""
         if self._process.poll() is None:
@@ -75,6 +91,12 @@ class JobProcess:
     def cleared(self) -> bool:
         """Whether nothing is left of a job that has ended; what stays too long is killed."""
         assert self._leftovers_until is not None
+        if self._closing is not None:
+            if self._closing.poll() is None and time.monotonic() < self._closing_until:
+                return False
+            self._closing.kill()
+            self._closing.wait()
+            self._closing = None
         if not self._signal_group(0):
             return True
         if time.monotonic() > self._leftovers_until:

@@ -99,6 +99,8 @@ class Supervisor:
                 self._ended.append(process)
                 self._devices.give_back(process.job.devices)
                 note_end(process.job, code)
+                if code < 0 and self._asked is None:
+                    process.record_end(-code)
                 self._display.changed(process.job)
         self._ended = [process for process in self._ended if not process.cleared()]
 

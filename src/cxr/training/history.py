@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 
 from cxr.files import write_atomically
 from cxr.sources.spreadsheet import to_csv
+from cxr.training.module import CXRModule
 
 
 class EpochHistory(pl.callbacks.Checkpoint):
@@ -39,7 +40,9 @@ class EpochHistory(pl.callbacks.Checkpoint):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not trainer.is_global_zero:
             return
-        metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if "/" in name}
+        assert isinstance(pl_module, CXRModule)
+        # Lightning's own table would show, for a metric that is undefined in this epoch, what an earlier one gave.
+        metrics = {name: value for split in pl_module.epoch_metrics.values() for name, value in split.items()}
         self._rows.append(
             {
                 "epoch": trainer.current_epoch,

@@ -108,6 +108,12 @@ def tracked_run_id(tracking_dir: str | Path) -> str | None:
     return max(runs, key=lambda path: path.name.split("run-")[1]).name.rsplit("-", 1)[1] if runs else None
 
 
+def note_failure(logger: Logger | None, reason: str | None) -> None:
+    """Put the reason of a failure, or None, into W&B's summary as ``failure``; other loggers have none."""
+    if isinstance(logger, WandbLogger):
+        logger.experiment.summary.update({"failure": reason})
+
+
 def finish(logger: Logger | None, exit_code: int) -> None:
     """Close the tracking of a run, whatever its end was; the next run of this process gets one of its own.
 
