@@ -92,9 +92,8 @@ class DevicePool:
 
     def __init__(self, names: Sequence[str], num_jobs: int, gpus_of_jobs: Sequence[int]) -> None:
         self._load = dict.fromkeys(names, 0)
-        most = max(gpus_of_jobs, default=0)
-        side_by_side = min(num_jobs, len(gpus_of_jobs))
-        self._limit = max(1, -(-side_by_side * most // len(names))) if names else 1
+        at_once = sum(sorted(gpus_of_jobs, reverse=True)[:num_jobs])
+        self._limit = max(1, -(-at_once // len(names))) if names else 1
 
     def take(self, number: int) -> tuple[str, ...] | None:
         """So many devices; None where a job has to be over first."""
