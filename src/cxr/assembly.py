@@ -114,14 +114,15 @@ def build_module(settings: Settings, data: CXRDataModule, run: OpenRun) -> CXRMo
 
     pl.seed_everything(settings["seed"], workers=True, verbose=False)
     model = settings["model"]
+    begins = run.checkpoint_path is None  # else the checkpoint holds all weights, and none are fetched
     module = CXRModule(
         model["name"],
         class_names=data.class_names,
         positive=data.positive,
         image_size=settings["data"]["image_size"],
         aspect=settings["data"]["aspect"],
-        pretrained=model["pretrained"],
-        weights=model["weights"],
+        pretrained=model["pretrained"] and begins,
+        weights=model["weights"] if begins else None,
         drop_rate=model["drop_rate"],
         channels_last=model["channels_last"],
         optimizer=settings["optimizer"],

@@ -23,8 +23,12 @@ def setting(
     above: float | None = None,
     below: float | None = None,
     choices: tuple[str, ...] | None = None,
+    changes_result: bool = True,
 ) -> Any:
-    """A dataclass field that knows its meaning and its range.  A list or dict default is copied for every instance."""
+    """A dataclass field that knows its meaning and its range.  A list or dict default is copied for every instance.
+
+    Where a setting does not change what a run comes to (`changes_result`), a run may go on under another value of it.
+    """
     metadata = {
         "meaning": meaning,
         "at_least": at_least,
@@ -32,6 +36,7 @@ def setting(
         "above": above,
         "below": below,
         "choices": choices,
+        "changes_result": changes_result,
     }
     if isinstance(default, (list, dict)) or is_dataclass(default):
         return field(default_factory=lambda: _copy(default), metadata=metadata)
@@ -48,8 +53,10 @@ def _copy(default: Any) -> Any:
 @dataclass
 class Paths:
     data: str = setting("data", "folder in which collections are looked for (default: $CXR_DATA, else data/)")
-    output: str = setting("outputs", "folder that receives every run")
-    cache: str = setting("${paths.output}/cache", "folder of the prepared images, shared by all runs")
+    output: str = setting("outputs", "folder that receives every run", changes_result=False)
+    cache: str = setting(
+        "${paths.output}/cache", "folder of the prepared images, shared by all runs", changes_result=False
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------ data
@@ -161,7 +168,7 @@ class Data:
     )
     positive: str | None = setting(None, "the class that sensitivity, AUROC and the like are about; null: the first")
     views: list[str] | None = setting(None, "views that are taken, where the view is known; null: all")
-    download: bool = setting(False, "fetch a collection that is absent and has a public address")
+    download: bool = setting(False, "fetch a collection that is absent and has a public address", changes_result=False)
     max_unreadable: float = setting(0.01, "share of unreadable images above which the run ends", at_least=0, at_most=1)
     look_for_copies: bool = setting(
         True, "compare all pictures before patients are divided, and join those who share one, or a part of one"
@@ -172,7 +179,10 @@ class Data:
     )
     batch_size: int = setting(32, "images per step and process", at_least=1)
     num_workers: int = setting(
-        0, "loader processes; 0 is fastest with the prepared images on most machines", at_least=0
+        0,
+        "loader processes; 0 is fastest with the prepared images on most machines",
+        at_least=0,
+        changes_result=False,
     )
     split: Split = setting(Split(), "how the records are divided")
 
@@ -274,7 +284,7 @@ class Trainer:
     early_stopping_patience: int | None = setting(
         None, "epochs without a better val/auroc before stopping; null: off", at_least=1
     )
-    log_every_n_steps: int = setting(50, "steps between two logged training losses", at_least=1)
+    log_every_n_steps: int = setting(50, "steps between two logged training losses", at_least=1, changes_result=False)
 
 
 @dataclass
@@ -291,11 +301,32 @@ class Audit:
 
 @dataclass
 class Logger:
-    name: str = setting("wandb", "wandb, csv, tensorboard or none", choices=("wandb", "csv", "tensorboard", "none"))
-    project: str = setting("cxr", "W&B project")
-    entity: str | None = setting(None, "W&B account or team; null: the default of the key")
-    group: str | None = setting(None, "W&B group; null: the name of the experiment or the sweep")
-    tags: list[str] = setting([], "W&B tags")
+    name: str = setting(
+        "wandb",
+        "wandb, csv, tensorboard or none",
+        choices=("wandb", "csv", "tensorboard", "none"),
+        changes_result=False,
+    )
+    project: str = setting("cxr", "W&B project", changes_result=False)
+    entity: str | None = setting(None, "W&B account or team; null: the default of the key", changes_result=False)
+    group: str | None = setting(None, "W&B group; null: the name of the experiment or the sweep", changes_result=False)
+    tags: list[str] = setting([], "W&B tags", changes_result=False)
+
+
+@dataclass
+class Sweep:
+    name: str | None = setting(
+        None,
+        "name of a multirun: its folder is <paths.output>/<name>/<sweep.name>, and the same command again goes on in "
+        "it; null: a new folder with date and time",
+        changes_result=False,
+    )
+    resume: str | None = setting(
+        None,
+        "folder of a multirun that goes on: finished jobs are kept, interrupted ones continued, missing ones run; "
+        "alone with -m it repeats what was typed first",
+        changes_result=False,
+    )
 
 
 @dataclass
@@ -313,6 +344,12 @@ class TrainConfig:
     trainer: Trainer = setting(Trainer(), "how long, on what, how precisely")
     audit: Audit = setting(Audit(), "what must hold before training begins")
     logger: Logger = setting(Logger(), "where metrics go")
+    sweep: Sweep = setting(Sweep(), "where the jobs of a multirun (-m) go")
+    resume: str | None = setting(
+        None,
+        "directory of a run that goes on from the end of its last whole epoch, with the settings that it has",
+        changes_result=False,
+    )
 
 
 # ------------------------------------------------------------------------------------------------------ evaluation

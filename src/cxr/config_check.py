@@ -307,6 +307,9 @@ def _check_protocols(plain: dict[str, Any]) -> None:
 def _check_training(plain: dict[str, Any]) -> None:
     if not re.fullmatch(r"\w[\w.-]*", plain["name"]):
         raise SettingError(f"name={plain['name']}: letters, digits, '_', '-' and '.' only: it is the name of a folder")
+    sweep = plain["sweep"]["name"]
+    if sweep is not None and not re.fullmatch(r"\w[\w.-]*", sweep):
+        raise SettingError(f"sweep.name={sweep}: letters, digits, '_', '-' and '.' only: it is the name of a folder")
     balance, trainer = plain["balance"], plain["trainer"]
     if balance["sampler"] != "none" and balance["weighting"] != "none" and not balance["allow_both"]:
         raise SettingError(

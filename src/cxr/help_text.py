@@ -18,6 +18,8 @@ Train a classifier of chest radiographs; the test set stays closed.
   python train.py model=resnet50 trainer.gpus=1        the default data set on exactly one GPU
   python train.py -m optimizer.lr=1e-4,1e-3 balance=none,oversample
                                                        a multirun: every combination, a table at the end
+  python train.py -m <...> sweep.name=<name>           typed again, it goes on where it was stopped
+  python train.py resume=<run>                         a run goes on from its last whole epoch
   python train.py --config-dir <run> --config-name config
                                                        a run again, from its own directory""",
     "evaluate": """\
@@ -53,6 +55,12 @@ Written to <paths.output>/protocols/<name>/<date_time>: protocols.csv, .json and
 FURTHER_CHOICES = {"train": ("experiment", "sweep"), "protocols": ("experiment",)}
 
 
+LAUNCHER = {
+    "hydra.launcher.n_jobs": "jobs side by side; null: as many as have GPUs of their own, one on a CPU (>= 1) [null]",
+    "hydra.launcher.gpus_per_job": "GPUs that each job sees; null: as its trainer.gpus asks (>= 1) [null]",
+}
+
+
 def help_text(program: str, conf_dir: Path) -> str:
     """The help of a program.
 
@@ -72,6 +80,12 @@ def help_text(program: str, conf_dir: Path) -> str:
     parts += ["", "Keys (key=value):"]
     for key in keys(schema):
         parts.append(f"\n  {key.name}: {key.metadata['meaning']}" if key.section else "\n".join(_lines(key)))
+    if program == "train":
+        parts += [
+            "",
+            "Launcher of a multirun (hydra.launcher.<key>=<value>; hydra/launcher=basic: all in one process):",
+        ]
+        parts += [f"  {name:<36}  {meaning}" for name, meaning in LAUNCHER.items()]
     parts += ["", "Options of the sources (data.sources.<name>.<key>=<value>):"]
     for kind, source in SOURCES.items():
         parts.append(f"\n  kind: {kind}")

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
@@ -16,6 +15,8 @@ from cxr.command_line import Job
 from cxr.files import write_atomically
 from cxr.open_run import OpenRun
 from cxr.sources.spreadsheet import to_csv
+from cxr.sweeps.job import best_auroc
+from cxr.sweeps.plan import differing
 from cxr.training.run_directory import RunDirectory
 
 if TYPE_CHECKING:
@@ -176,30 +177,22 @@ def report_collections(folders: Sequence[Path]) -> None:
 
 def report_sweep(jobs: Sequence[Job]) -> None:
     """Print the jobs of a multirun, the best by validation AUROC first, those that failed last with the reason."""
-    names = sorted({name for job in jobs for name in job.chosen})
-    differing = [name for name in names if len({job.chosen.get(name) for job in jobs}) > 1]
+    names = differing([job.chosen for job in jobs])
     rows: list[tuple[float, list[str]]] = []
     for job in jobs:
         assert job.sweep_dir is not None
         directory = RunDirectory(job.sweep_dir / str(job.number))
         # A job that was refused before it had a directory has no status.
-        known = directory.status_path.is_file()
-        status: dict[str, Any] = directory.read_status() if known else {"status": "failed", "reason": None}
-        auroc = _best_auroc(directory) if status["status"] == "finished" else None
+        status = directory.read_status() or {"status": "failed", "reason": None}
+        auroc = best_auroc(directory) if status["status"] == "finished" else None
         shown = f"{auroc:.4f}" if auroc is not None else "-"
         outcome = str(status["status"]) + (f": {status['reason']}" if status["reason"] is not None else "")
-        chosen = [str(job.chosen.get(name, "")) for name in differing]
+        chosen = [str(job.chosen.get(name, "")) for name in names]
         rows.append((-1.0 if auroc is None else auroc, [str(job.number), *chosen, shown, outcome]))
     table = Table(title=f"Sweep {os.path.relpath(jobs[0].sweep_dir or '.')}", title_justify="left", title_style="bold")
-    for name in ("job", *differing, "val/auroc"):
+    for name in ("job", *names, "val/auroc"):
         table.add_column(escape(name), justify="right" if name in ("job", "val/auroc") else "left")
     table.add_column("status", overflow="fold")
     for _, row in sorted(rows, key=lambda row: row[0], reverse=True):
         table.add_row(*(escape(cell) for cell in row))
     _console().print(table)
-
-
-def _best_auroc(directory: RunDirectory) -> float | None:
-    metrics: dict[str, Any] = json.loads(directory.metrics_path.read_text(encoding="utf-8"))
-    value = metrics["val"]["auroc"]["value"]
-    return None if value is None else float(value)

@@ -33,6 +33,7 @@ def build_logger(
     group: str | None = None,
     tags: Sequence[str] = (),
     job_type: str = "train",
+    resumes: bool = False,
 ) -> Logger | None:
     """Open the tracking of one run; close it with `finish`.
 
@@ -48,6 +49,7 @@ def build_logger(
         name: of the run.
         project, entity, group, tags: of W&B.
         job_type: of W&B: ``train`` or ``evaluate``.
+        resumes: the run goes on, in the tracked run that this folder holds, where it holds one.
 
     Returns:
         A logger for the Trainer; None for ``none``, in every process of a distributed run but the first, and where W&B
@@ -62,8 +64,9 @@ def build_logger(
         return None
     tracking_dir = Path(tracking_dir)
     if kind == "csv":
-        # An empty name and version: metrics.csv lies in the folder itself.
-        return CSVLogger(tracking_dir, name="", version="")
+        # An empty name and version: metrics.csv lies in the folder itself. It would be deleted where a run goes on.
+        number = len(list(tracking_dir.glob("**/metrics.csv"))) if resumes else 0
+        return CSVLogger(tracking_dir, name="", version=f"resumed_{number}" if number else "")
     if kind == "tensorboard":
         try:
             return TensorBoardLogger(tracking_dir, name="", version="", default_hp_metric=False)
@@ -78,7 +81,13 @@ def build_logger(
         tags=list(tags),
         config=dict(config),
         job_type=job_type,
+        **_same_run(tracking_dir, resumes),
     )
+
+
+def _same_run(tracking_dir: Path, resumes: bool) -> dict[str, str]:
+    run_id = tracked_run_id(tracking_dir) if resumes else None
+    return {} if run_id is None else {"id": run_id, "resume": "allow"}
 
 
 def summarise(logger: Logger | None, best: Mapping[str, float], best_epoch: int | None) -> None:
@@ -97,6 +106,12 @@ def tracked_run_id(tracking_dir: str | Path) -> str | None:
     """The W&B id of the newest run in this folder, online or offline; None where there is none."""
     runs = [path for path in (Path(tracking_dir) / "wandb").glob("*run-*-*") if path.is_dir()]
     return max(runs, key=lambda path: path.name.split("run-")[1]).name.rsplit("-", 1)[1] if runs else None
+
+
+def note_failure(logger: Logger | None, reason: str | None) -> None:
+    """Put the reason of a failure, or None, into W&B's summary as ``failure``; other loggers have none."""
+    if isinstance(logger, WandbLogger):
+        logger.experiment.summary.update({"failure": reason})
 
 
 def finish(logger: Logger | None, exit_code: int) -> None:
