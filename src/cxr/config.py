@@ -121,9 +121,7 @@ class TableSource:
     kind: str = MISSING
     root: str | None = setting(None, "the table: a CSV or parquet file")
     images: str | None = setting(None, "folder of the images; null: that of the table")
-    image: str = setting(
-        "image", "column: image path, relative to the folder of the images; its ending may be left out"
-    )
+    image: str = setting("image", "column: image path below the folder of the images; may lack its ending")
     label: str | None = setting("label", "column: finding or class")
     patient: str | None = setting("patient", "column: patient id (always text)")
     view: str | None = setting("view", "column: view")

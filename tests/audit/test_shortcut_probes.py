@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -188,6 +189,11 @@ def test_lungs_that_somebody_drew_are_black_where_they_leave_the_region(tmp_path
     console = Console(width=200, record=True, file=io.StringIO())
     console.print(shortcuts_table(after))
     assert "left out: 1 masks of lungs (of no image here)" in console.export_text()
+
+    mixed = replace(manifest, records=manifest.records.assign(source=["north", "south"] * 24))
+    among_two = probe(mixed, tmp_path, "sick")
+    assert (among_two.masked, named(among_two)["without lungs"].flagged) == (0, True)
+    assert among_two.masks_left_out["would tell the source, where there are several"] == 48
 
 
 def test_the_order_of_the_rows_makes_no_difference(planted: tuple[Manifest, ShortcutProbes], tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ class ShortcutProbes:
         positive: the class that they were asked for.
         images, patients, positives: that they were asked about; positives are images.
         left_out: reason -> images.
-        masked: images that come with a mask of their lungs: it is black as well, beside the region.
+        masked: images whose lungs somebody drew: their mask is black as well, beside the region.
         masks_left_out: reason -> files of masks.
         sources: source -> images, of the sources that were told apart.
         probes: the reference last.
@@ -192,8 +192,13 @@ def probe_shortcuts(
 def _masks(used: pd.DataFrame, aspect: Aspect) -> tuple[LungMasks, dict[str, int]]:
     """The lungs that somebody drew, by position among the images, and why other masks are of no use."""
     files = find_lung_masks(used)
-    masks = prepare_lung_masks(files, np.array(list(files.path_of), np.int64), Preparation(SIZE, aspect))
-    return masks, dict(Counter(files.left_out) + Counter(masks.left_out))
+    rows, left_out = np.array(list(files.path_of), np.int64), Counter(files.left_out)
+    if used["source"].nunique() > 1 and len(rows):
+        # Collections differ in how many of their images have one, so that the holes would tell the source.
+        left_out["would tell the source, where there are several"] += len(rows)
+        rows = rows[:0]
+    masks = prepare_lung_masks(files, rows, Preparation(SIZE, aspect))
+    return masks, dict(left_out + Counter(masks.left_out))
 
 
 def _sights(
@@ -204,8 +209,8 @@ def _sights(
     masks: LungMasks,
 ) -> list[_Sight]:
     thumbnails = cells(pictures)
-    # The region is black everywhere, so that neither the outline of a mask nor having one shows: nearly all of a mask
-    # lies within it.
+    # The region is black everywhere, so that next to nothing shows of the outline of a mask, or of having one: nearly
+    # all of a mask lies within it.
     hidden = np.repeat(lung_region(SIZE, aspect)[None], len(pictures), axis=0)
     hidden[masks.rows] |= masks.inside
     without_lungs = cells(blacked_out(pictures, hidden))
