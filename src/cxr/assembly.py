@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cxr.errors import DataError
-from cxr.evaluation.scoring.run_path import find_checkpoint
+from cxr.errors import ConfigurationError, DataError
+from cxr.evaluation.scoring.run_path import exported_folder, find_checkpoint, without_own_data
 from cxr.open_run import OpenRun
 from cxr.training.accelerators import resolve_devices
 from cxr.training.run_directory import make_folder
@@ -171,10 +171,12 @@ def evaluation_arguments(settings: Settings) -> dict[str, Any]:
 
     Raises:
         CheckpointError: there is no checkpoint, said before anything heavy is imported.
-        ConfigurationError: there is no such device.
+        ConfigurationError: there is no such device, or an exported network has nothing to be scored on.
     """
     for run in settings["run"]:
         find_checkpoint(run, settings["checkpoint"])
+        if settings["data"] is None and exported_folder(Path(run).expanduser()) is not None:
+            raise ConfigurationError(without_own_data(run))
     resolve_devices(settings["trainer"]["gpus"])
     data, paths = settings["data"], settings["paths"]
     external = None
@@ -192,4 +194,24 @@ def evaluation_arguments(settings: Settings) -> dict[str, Any]:
         "data_dir": None if paths["data"] is None else Path(paths["data"]),
         "cache_dir": None if paths["cache"] is None else Path(paths["cache"]),
         "output_dir": None if paths["output"] is None else Path(paths["output"]),
+    }
+
+
+def export_arguments(settings: Settings) -> dict[str, Any]:
+    """Keyword arguments of `export_run`.
+
+    Raises:
+        CheckpointError: there is no checkpoint, said before anything heavy is imported.
+    """
+    find_checkpoint(settings["run"], settings["checkpoint"])
+    paths = settings["paths"]
+    return {
+        "which": settings["checkpoint"],
+        "output_dir": settings["output"],
+        "data_dir": paths["data"],
+        "cache_dir": paths["cache"],
+        **{
+            name: settings[name]
+            for name in ("run", "formats", "opset", "calibration", "operating_points", "num_images")
+        },
     }

@@ -73,7 +73,7 @@ def launch(
 
     Args:
         task: does the work of one job; raises `CxrError` for what a user can mend.
-        program: 'train', 'evaluate', 'audit' or 'protocols': the schema and the primary configuration.
+        program: 'train', 'evaluate', 'export', 'audit' or 'protocols': the schema and the primary configuration.
         after_sweep: is given the jobs of a multirun when the last has ended.
 
     Returns:

@@ -376,8 +376,8 @@ class EvaluateTrainer:
 class EvaluateConfig:
     run: Any = setting(
         MISSING,
-        "a run directory or a checkpoint file; several, run=[a,b,c], are averaged, or, as folds of one "
-        "cross-validation, pooled out of fold",
+        "a run directory, a checkpoint file or an exported folder; several, run=[a,b,c], are averaged, or, as folds "
+        "of one cross-validation, pooled out of fold",
     )
     checkpoint: str = setting("best", "which checkpoint of a run directory", choices=("best", "last"))
     split: str = setting("test", "which part of the run's own data", choices=("train", "val", "test"))
@@ -430,6 +430,49 @@ class EvaluateConfig:
     trainer: EvaluateTrainer = setting(EvaluateTrainer(), "on what to run")
 
 
+# ---------------------------------------------------------------------------------------------------------- export
+
+EXPORT_FORMATS = ("safetensors", "onnx")
+
+
+@dataclass
+class ExportPaths:
+    data: str | None = setting(None, "folder in which the run's collections are looked for; null: as in training")
+    cache: str | None = setting(None, "folder of the prepared images; null: as in training")
+
+
+@dataclass
+class ExportConfig:
+    run: str = setting(MISSING, "a run directory or a checkpoint file")
+    checkpoint: str = setting("best", "which checkpoint of a run directory", choices=("best", "last"))
+    formats: list[str] = setting(
+        list(EXPORT_FORMATS),
+        "what is written beside model.json: safetensors (weights alone; what evaluate.py reads), onnx (needs the extra "
+        "cxr[onnx])",
+    )
+    output: str | None = setting(
+        None,
+        "folder that receives the files, an exported network in it is replaced; null: <run>/export, or "
+        "<checkpoint>_export beside a lone checkpoint",
+    )
+    opset: int = setting(18, "onnx: version of the operators", at_least=18, at_most=23)
+    calibration: str | None = setting(
+        None,
+        "how probabilities are calibrated, on validation only; null: as in the run's calibration.json, temperature "
+        "where it has none",
+        choices=("temperature", "platt", "isotonic", "none"),
+    )
+    operating_points: list[str] | None = setting(
+        None,
+        "thresholds chosen on validation: youden, sensitivity=<share>, specificity=<share>, fixed=<probability>; null: "
+        "as in the run's calibration.json, the first three (0.95) where it has none",
+    )
+    num_images: int = setting(
+        32, "validation images on which every file is held against PyTorch, to 1e-4; at most", at_least=1
+    )
+    paths: ExportPaths = setting(ExportPaths(), "where things lie")
+
+
 # ----------------------------------------------------------------------------------------------------------- audit
 
 
@@ -469,6 +512,7 @@ class ProtocolsConfig(TrainConfig):
 SCHEMAS: dict[str, type] = {
     "train": TrainConfig,
     "evaluate": EvaluateConfig,
+    "export": ExportConfig,
     "audit": AuditConfig,
     "protocols": ProtocolsConfig,
 }
@@ -477,6 +521,7 @@ SCHEMAS: dict[str, type] = {
 COMMANDS = {
     "train": "python train.py",
     "evaluate": "python evaluate.py",
+    "export": "python -m cxr.export",
     "audit": "python -m cxr.audit",
     "protocols": "python -m cxr.protocols",
 }

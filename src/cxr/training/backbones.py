@@ -77,9 +77,7 @@ def create_backbone(
         CheckpointError: ``weights`` is missing, damaged, or of another network.
     """
     config = _look_up(name)
-    options: dict[str, Any] = {"num_classes": num_classes, "in_chans": 3, "drop_rate": drop_rate}
-    if config.fixed_input_size:
-        options["img_size"] = image_size
+    options: dict[str, Any] = {**_shape(config, num_classes, image_size), "drop_rate": drop_rate}
     source = None
     if pretrained and weights is None:
         source, overlay = _find_pretrained(name, config)
@@ -89,9 +87,7 @@ def create_backbone(
     except Exception as error:
         if source is not None:
             raise _no_weights(name, _one_line(error)) from error
-        raise ConfigurationError(
-            f"model.name={name}: cannot be built for data.image_size={image_size}: {_one_line(error)}"
-        ) from error
+        raise _cannot_be_built(name, image_size, error) from error
     _check_patches(network, name, image_size)
 
     loaded = None
@@ -104,6 +100,25 @@ def create_backbone(
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     mean, std = _three(config.mean), _three(config.std)
     return Backbone(network, mean, std, loaded)
+
+
+def tensors_of_backbone(name: str, *, num_classes: int, image_size: int) -> dict[str, Tensor]:
+    """Names, shapes and types of the tensors of a network; they lie on the device ``meta``, where they take no memory.
+
+    Args:
+        name, num_classes, image_size: see `create_backbone`.
+
+    Raises:
+        ConfigurationError: see `create_backbone`.
+    """
+    config = _look_up(name)
+    try:
+        with torch.device("meta"):
+            network = timm.create_model(name, **_shape(config, num_classes, image_size))
+    except Exception as error:
+        raise _cannot_be_built(name, image_size, error) from error
+    tensors: dict[str, Tensor] = network.state_dict()
+    return tensors
 
 
 def load_weights(network: nn.Module, path: str | Path, *, classifier: str | tuple[str, ...] | None) -> LoadedWeights:
@@ -138,6 +153,18 @@ def load_weights(network: nn.Module, path: str | Path, *, classifier: str | tupl
         )
     network.load_state_dict(taken, strict=False)
     return LoadedWeights(str(path), len(taken), left_out, sorted(heads - set(taken)), resized)
+
+
+def _shape(config: Any, num_classes: int, image_size: int) -> dict[str, Any]:
+    """What timm is told of inputs and outputs."""
+    fixed = {"img_size": image_size} if config.fixed_input_size else {}
+    return {"num_classes": num_classes, "in_chans": 3, **fixed}
+
+
+def _cannot_be_built(name: str, image_size: int, error: Exception) -> ConfigurationError:
+    return ConfigurationError(
+        f"model.name={name}: cannot be built for data.image_size={image_size}: {_one_line(error)}"
+    )
 
 
 def _look_up(name: str) -> Any:

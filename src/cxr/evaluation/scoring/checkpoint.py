@@ -22,6 +22,10 @@ DATA_STATE = CXRDataModule.__qualname__
 # What every checkpoint of this program holds; other Lightning programs lack the last.
 REQUIRED_KEYS = ("state_dict", "epoch", CXRModule.CHECKPOINT_HYPER_PARAMS_KEY, DATA_STATE)
 
+# What another collection takes over from the training; its classes only where it names none.
+COLLECTION_READING = ("classes", "max_unreadable", "image_size", "aspect", "evaluation_batch_size", "num_workers",
+                      "data_dir", "cache_dir", "progress")  # fmt: skip
+
 
 @dataclass(frozen=True)
 class OpenedRun:
@@ -51,6 +55,11 @@ class OpenedRun:
         return Counter(known.loc[known["split"] == "train", "label"]) if "label" in known else Counter()
 
     @property
+    def results_dir(self) -> Path:
+        """Where results go unless told otherwise: the run, or a folder beside a lone checkpoint."""
+        return self.path.with_name(f"{self.path.stem}_evaluation") if self.run_dir is None else self.run_dir
+
+    @property
     def num_parameters(self) -> int:
         """The weights that training may change; buffers, such as the statistics of batch norms, are not counted."""
         return sum(parameter.numel() for parameter in self.module.parameters())
@@ -72,6 +81,22 @@ class OpenedRun:
         given = {name: value for name, value in overrides.items() if value is not None}
         with _one_line(self.path):
             return CXRDataModule.load_from_checkpoint(self.path, map_location="cpu", weights_only=True, **given)
+
+    def data_settings(self, **overrides: Any) -> dict[str, Any]:
+        """How the images of another collection are read: as in training.
+
+        Args:
+            overrides: see `datamodule`.
+
+        Returns:
+            ``classes``, ``max_unreadable``, ``image_size``, ``aspect``, ``evaluation_batch_size``, ``num_workers``,
+            ``data_dir``, ``cache_dir`` and ``progress`` of `CXRDataModule`.
+
+        Raises:
+            CheckpointError: see `datamodule`.
+        """
+        trained = self.datamodule(**overrides).hparams
+        return {name: trained[name] for name in COLLECTION_READING}
 
 
 def open_run(run: str | Path, which: str = "best") -> OpenedRun:
