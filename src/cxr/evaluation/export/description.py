@@ -1,7 +1,7 @@
 """What must be known of a network to use it?  ``model.json``, typed, versioned and allow-listed.
 
-Nothing in it tells whose radiographs they were or whose machine it was: no patient, file, path, host, user or free text.
-Nothing in it is ever run: a reader takes numbers and names from it and holds each against what is known.
+Nothing in it tells whose radiographs they were or whose machine it was: no patient, file, path, host, user or free
+text. Nothing in it is ever run: a reader takes numbers and names from it and holds each against what is known.
 """
 
 from __future__ import annotations

@@ -191,8 +191,8 @@ def _read_tensors(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tenso
             unknown, missing = sorted(names - expected.keys()), sorted(expected.keys() - names)
             if unknown or missing:
                 raise CheckpointError(
-                    f"{path}: not of this network: {len(missing)} tensors missing, {len(unknown)} unknown (the first is "
-                    f"{ascii((missing or unknown)[0])[:80]})"
+                    f"{path}: not of this network: {len(missing)} tensors missing, {len(unknown)} unknown (the first "
+                    f"is {ascii((missing or unknown)[0])[:80]})"
                 )
             for name, tensor in expected.items():
                 part = file.get_slice(name)
