@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 SHOWN = re.sub(r"\\\n *", "", README + (ROOT / "docs" / "protocols.md").read_text())  # a line that goes on is one
 COMMANDS = sorted(
-    set(re.findall(r"uv run ((?:(?:train|evaluate)\.py|python -m cxr\.(?:audit|protocols)) [^\n`#]*)", SHOWN))
+    set(re.findall(r"uv run ((?:(?:train|evaluate)\.py|python -m cxr\.(?:audit|protocols|export)) [^\n`#]*)", SHOWN))
 )
 
 

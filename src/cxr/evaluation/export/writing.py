@@ -309,7 +309,7 @@ def _answers(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Logits and calibrated probabilities (N, C) by PyTorch, as it comes."""
     with torch.inference_mode():
-        parts = [module(part) for part in torch.from_numpy(images).split(_BATCH_SIZE)]
+        parts = [module(part) for part in torch.split(torch.from_numpy(images), _BATCH_SIZE)]
     logits = torch.cat(parts)
     if not torch.isfinite(logits).all():
         raise DivergedError(
