@@ -88,7 +88,7 @@ class ExportedNetwork(OpenedRun):
         """
         given = self.description
         if given.fitted_on is None:
-            return None, ["no calibration and no thresholds: the exported network came without"]
+            return None, ["no calibration and no thresholds: the exported network came without any"]
         if tta != "none":
             return None, [
                 f"no calibration and no thresholds: those of the exported network are for tta=none, not {tta}"
