@@ -99,6 +99,11 @@ def write_onnx(module: CXRModule, description: ModelDescription, path: Path, *, 
             f"formats=onnx: PyTorch cannot export {description.backbone} with opset={opset} "
             f"({type(error).__name__}: {told}); give formats=[safetensors]"
         ) from error
+    versions = [each.version for each in model.opset_import if each.domain == ""]
+    if versions != [opset]:  # where it cannot convert a network, the exporter leaves it as it is
+        raise ConfigurationError(
+            f"opset={opset}: PyTorch exports {description.backbone} with {versions[0]} only; give opset={versions[0]}"
+        )
     _forget_origin(model)
     model.producer_name, model.producer_version = "cxr", description.cxr_version
     entry = model.metadata_props.add()
