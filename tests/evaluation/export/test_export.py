@@ -82,6 +82,13 @@ def ask(folder: Path, images: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any
     return logits, probabilities
 
 
+def without_notes(value: Any) -> Any:
+    """Sentences of calibration and thresholds stay behind when a network is exported."""
+    if isinstance(value, dict):
+        return {key: without_notes(each) for key, each in value.items() if key != "notes"}
+    return [without_notes(each) for each in value] if isinstance(value, list) else value
+
+
 def validation_images(run: Path) -> torch.Tensor:
     data = open_run(run).datamodule(progress=False)
     data.setup("test")
@@ -168,7 +175,7 @@ def test_an_exported_folder_is_scored_as_its_run_is(exported: Exported, tmp_path
     assert result.predictions["label"].tolist() == of_run.predictions["label"].tolist()
     mine, theirs = result.entry or {}, of_run.entry or {}
     for key in ("auroc", "accuracy", "calibration", "operating_points", "majority", "epoch", "parameters"):
-        assert mine.get(key) == theirs.get(key), key
+        assert without_notes(mine.get(key)) == without_notes(theirs.get(key)), key
     assert mine["operating_points"]
     assert result.report_path is not None
     assert result.report_path.is_file()
