@@ -277,14 +277,15 @@ def test_without_the_data_an_export_is_bare_only_when_asked_for(run: Path, tmp_p
 
 
 def test_a_file_that_answers_otherwise_is_not_exported(run: Path) -> None:
-    # So steep a calibration makes the last digit of a logit a different probability, of an image in its middle.
+    # So steep a calibration makes a different probability of the last digit in which two ways to the log-odds differ.
     score(run, split="val", calibration="platt", operating_points=["fixed=0.5"])
     images = validation_images(run)
     with torch.no_grad():
-        probabilities = open_run(run).module(images).softmax(dim=1).numpy()
-    odds, slope = log_odds(probabilities, 0), 1e6
+        logits = open_run(run).module(images)
+    odds, slope = log_odds(logits.softmax(dim=1).numpy(), 0), 1e7
+    logs = logits.log_softmax(dim=1).numpy()
     content = json.loads((run / "calibration.json").read_text(encoding="utf-8"))
-    middle = float(odds[len(odds) // 2])
+    middle = float(odds[np.abs(logs[:, 0] - logs[:, 1] - odds).argmax()])
     content["calibration"] |= {"slopes": [slope, slope], "intercepts": [-slope * middle, slope * middle]}
     (run / "calibration.json").write_text(json.dumps(content), encoding="utf-8")
     with pytest.raises(CxrError, match=r"model\.onnx gives other answers than PyTorch") as caught:
