@@ -282,6 +282,18 @@ class Logger:
     entity: str | None = setting(None, "W&B account or team; null: the default of the key")
     group: str | None = setting(None, "W&B group; null: the name of the experiment or the sweep")
     tags: list[str] = setting([], "W&B tags")
+    notes: str | None = setting(None, "W&B notes: what this run is for, in your words")
+    log_model: str = setting(
+        "best",
+        "weights that go to W&B as an artifact, each once, without patients or file names: those of the best epoch, "
+        "all (best and last) or none",
+        choices=("best", "all", "none"),
+    )
+    capture: str = setting(
+        "none",
+        "what W&B may also take: console (what is printed, paths included), code (the source of cxr), all or none",
+        choices=("none", "console", "code", "all"),
+    )
 
 
 @dataclass

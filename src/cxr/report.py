@@ -120,6 +120,7 @@ def report_run(run: OpenRun, trainer: pl.Trainer) -> None:
     """Score the best checkpoint on validation, print its metrics, and say how to evaluate it."""
     if not run.first:
         return
+    from cxr.evaluation.comparison.finished_runs import duration
     from cxr.evaluation.evaluate import evaluate_run
     from cxr.evaluation.summary import metrics_table
     from cxr.training.callbacks import BestCheckpoint
@@ -127,7 +128,18 @@ def report_run(run: OpenRun, trainer: pl.Trainer) -> None:
 
     on_cpu = trainer.strategy.root_device.type == "cpu"
     best = next(callback for callback in trainer.callbacks if isinstance(callback, BestCheckpoint))  # type: ignore[attr-defined]
-    summarise(run.logger, best.best_metrics, best.best_epoch)
+    module: CXRModule = trainer.lightning_module  # type: ignore[assignment]
+    data: CXRDataModule = trainer.datamodule  # type: ignore[attr-defined]
+    epochs, seconds = duration(run.directory.history_path)
+    cost = {
+        "epochs": epochs,
+        "seconds": seconds,
+        "seconds_per_epoch": seconds / epochs if epochs and seconds is not None else None,
+        "parameters": sum(parameter.numel() for parameter in module.parameters()),
+        "train_images": sum(data.class_counts["train"].values()),
+    }
+    summarise(run.logger, best.best_metrics, best.best_epoch, cost=cost)
+    run.send_artifacts(data.records, best.best_metrics)
     # The metrics only: pictures and subgroups of every job of a sweep would cost more than a small training.
     result = evaluate_run(run.directory.path, split="val", gpus=0 if on_cpu else None, subgroups=(), report=False)
     console = _console()
