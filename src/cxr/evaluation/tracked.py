@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pytorch_lightning.loggers import WandbLogger
 
+from cxr.evaluation.comparison.configurations import balance_in_words
 from cxr.evaluation.metrics.measures import METRICS
 from cxr.evaluation.report.figures import thumbnail
 from cxr.evaluation.scoring.answers import Answers
@@ -81,13 +82,13 @@ def track_evaluation(
         "wandb",
         tracking_dir=folder,
         config={
+            **(_training_settings(settings) if len(runs) == 1 else {}),
             "evaluated": evaluated,
             "trained_run": ids[0] if len(runs) == 1 else ids,
             "model_artifact": artifacts[0] if len(runs) == 1 else artifacts,
             "checkpoint_sha256": entry["checkpoint_sha256"],
             "epoch": entry["epoch"],
             "tta": entry["tta"],
-            "training": settings,
         },
         name=f"{evaluated} of {what.lstrip('/')}",
         project=first.project if first is not None else logger_settings.get("project", "cxr"),
@@ -106,6 +107,15 @@ def track_evaluation(
     finally:
         finish(logger, status)
     return notes
+
+
+def _training_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of the training under the keys that its own W&B run has, so that one chart shows both."""
+    kept = {name: value for name, value in settings.items() if name != "defaults"}
+    balance = kept.get("balance")
+    if balance:
+        kept["class_weighting"] = balance_in_words(balance["sampler"], balance["weighting"])
+    return kept
 
 
 def _use_models(run: Any, trained: Sequence[TrackedRun | None]) -> list[str]:

@@ -120,6 +120,7 @@ def _log_version(
 ) -> None:
     import wandb
 
+    folder = folder.absolute()  # it is read later, perhaps from another working directory
     folder.mkdir(parents=True, exist_ok=True)
     state = content["state_dict"]
     network = {

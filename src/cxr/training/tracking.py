@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+import urllib.error
+import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, Wand
 from pytorch_lightning.utilities import rank_zero_only
 
 import cxr
-from cxr.errors import ConfigurationError
+from cxr.errors import ConfigurationError, CxrError
 from cxr.training.shared_settings import shareable
 
 LOGGERS = ("wandb", "csv", "tensorboard", "none")
@@ -25,6 +27,7 @@ MAX_NAME = 128
 # lies on the disk and can be sent later.
 _INIT_TIMEOUT = 15.0
 _FINISH_TIMEOUT = 60.0
+_ANSWER_TIMEOUT = 10.0
 
 
 def build_logger(
@@ -148,7 +151,7 @@ def _open_wandb(tracking_dir: Path, *, capture: str, run_id: str | None, **about
     about |= {} if run_id is None else {"id": run_id, "resume": "allow"}
     mode = os.environ.get("WANDB_MODE")
     if mode is None:
-        mode = "online" if _has_key() else "offline"
+        mode = "online" if has_key() else "offline"
     # Read whenever a file is staged. W&B's own place is the user's home, where `wandb sync` from elsewhere misses them.
     os.environ["WANDB_DATA_DIR"] = str(tracking_dir / "staging")
     os.environ["WANDB_CACHE_DIR"] = str(tracking_dir / "cache")
@@ -206,7 +209,31 @@ def _init(tracking_dir: Path, mode: str, capture: str, about: Mapping[str, Any])
     return run
 
 
-def _has_key() -> bool:
+def require_server(otherwise: str) -> None:
+    """Refuse within seconds what W&B itself would try for minutes.
+
+    Args:
+        otherwise: what can be done without an account, for the message.
+
+    Raises:
+        ConfigurationError: there is no key.
+        CxrError: the server does not answer.
+    """
+    import wandb
+
+    if not has_key():
+        raise ConfigurationError(f"no W&B key: set WANDB_API_KEY or run `wandb login`; {otherwise}")
+    address = str(wandb.setup().settings.base_url)
+    try:
+        urllib.request.urlopen(address, timeout=_ANSWER_TIMEOUT).close()
+    except urllib.error.HTTPError:
+        pass  # it answers
+    except (OSError, ValueError) as error:
+        why = getattr(error, "reason", error)
+        raise CxrError(f"{address} cannot be reached ({why}); nothing was sent, try again with a network") from None
+
+
+def has_key() -> bool:
     """Whether W&B could log in without asking; looks, but neither logs in nor calls the server."""
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True

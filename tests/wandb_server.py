@@ -1,0 +1,137 @@
+"""A W&B server of this machine, as far as runs, artifacts and workspaces need one; keeps all that it was sent."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+ENTITY = "we"
+
+
+class WandbServer:
+    """What was sent.
+
+    Attributes:
+        address: for ``WANDB_BASE_URL``.
+        calls: (operation, variables) of GraphQL, in order.
+        uploads: path of the upload -> content.
+        everything: every byte of every request.
+    """
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, dict[str, Any]]] = []
+        self.uploads: dict[str, bytes] = {}
+        self.everything: list[bytes] = []
+        self.unknown: list[str] = []
+        self.address = ""
+        self._lock = threading.Lock()
+
+    def of(self, operation: str) -> list[dict[str, Any]]:
+        """The variables of every call of an operation."""
+        return [variables for name, variables in self.calls if name == operation]
+
+    def answer(self, name: str, variables: dict[str, Any], query: str) -> dict[str, Any]:
+        with self._lock:
+            self.calls.append((name, variables))
+        upload = f"{self.address}/upload"
+        if name == "UpsertBucket":
+            project = {"id": "P", "name": variables["project"], "entity": {"id": "E", "name": ENTITY}}
+            bucket = {"id": f"run-{variables['name']}", "name": variables["name"], "project": project}
+            more = {"displayName": variables["displayName"], "sweepName": None, "historyLineCount": 0, "config": "{}"}
+            return {"upsertBucket": {"bucket": {**bucket, **more}, "inserted": True}}
+        if name == "ServerFeaturesQuery":
+            return {"serverInfo": {"features": []}}
+        if name == "CreateArtifact":
+            sequence = {"id": "S", "latestArtifact": None}
+            identity = variables["input"]["artifactCollectionName"]
+            return {"createArtifact": {"artifact": {"id": identity, "state": "PENDING", "artifactSequence": sequence}}}
+        if name in ("CreateArtifactManifest", "UpdateArtifactManifest"):
+            place = f"{upload}/{variables.get('artifactID', variables.get('artifactManifestID'))}/manifest"
+            manifest = {"id": place, "file": {"id": "F", "uploadUrl": place, "uploadHeaders": []}}
+            return {f"{name[0].lower()}{name[1:]}": {"artifactManifest": manifest}}
+        if name == "CreateRunFiles":
+            files = [{"name": file, "uploadUrl": f"{upload}/{variables['run']}/{file}"} for file in variables["files"]]
+            return {"createRunFiles": {"runID": "r", "uploadHeaders": [], "files": files}}
+        if name == "CreateArtifactFiles":
+            nodes = [
+                {
+                    "id": "x",
+                    "name": file["name"],
+                    "displayName": file["name"],
+                    "uploadUrl": f"{upload}/{file['artifactID']}/{file['name']}",
+                    "uploadHeaders": [],
+                    "artifact": {"id": file["artifactID"]},
+                    "storagePath": file["name"],
+                    "uploadMultipartUrls": None,
+                }
+                for file in variables["input"]["artifactFiles"]
+            ]
+            return {"createArtifactFiles": {"files": {"edges": [{"node": node} for node in nodes]}}}
+        if name == "CommitArtifact":
+            return {"commitArtifact": {"artifact": {"id": variables["artifactID"], "digest": "d"}}}
+        self.unknown.append(f"{name}\n{query}\n{json.dumps(variables)}")
+        return {}
+
+
+@contextmanager
+def serve() -> Iterator[WandbServer]:
+    """A server while the block lasts."""
+    server = WandbServer()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+        def _body(self) -> bytes:
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            if self.headers.get("Content-Encoding") == "gzip":
+                body = gzip.decompress(body)
+            server.everything += [self.path.encode(), body]
+            return body
+
+        def _reply(self, content: Any) -> None:
+            body = json.dumps(content).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def do_GET(self) -> None:
+            self._body()
+            self._reply({})
+
+        def do_PUT(self) -> None:
+            server.uploads[self.path.removeprefix("/upload/")] = self._body()
+            self._reply({})
+
+        def do_POST(self) -> None:
+            body = self._body()
+            if self.path != "/graphql":
+                self._reply({})
+                return
+            asked = json.loads(body)
+            name = asked.get("operationName") or asked["query"].split("(")[0].split("{")[0].split()[-1]
+            self._reply({"data": server.answer(name, asked.get("variables") or {}, asked["query"])})
+
+    class Quiet(ThreadingHTTPServer):
+        daemon_threads = True
+
+        def handle_error(self, *_: Any) -> None:  # W&B drops connections as it ends
+            pass
+
+    httpd = Quiet(("127.0.0.1", 0), Handler)
+    server.address = f"http://127.0.0.1:{httpd.server_address[1]}"
+    threading.Thread(target=httpd.serve_forever, daemon=True).start()
+    try:
+        yield server
+    finally:
+        httpd.shutdown()
+        httpd.server_close()
