@@ -27,7 +27,6 @@ class WandbServer:
         self.calls: list[tuple[str, dict[str, Any]]] = []
         self.uploads: dict[str, bytes] = {}
         self.everything: list[bytes] = []
-        self.unknown: list[str] = []
         self.address = ""
         self._lock = threading.Lock()
 
@@ -35,7 +34,7 @@ class WandbServer:
         """The variables of every call of an operation."""
         return [variables for name, variables in self.calls if name == operation]
 
-    def answer(self, name: str, variables: dict[str, Any], query: str) -> dict[str, Any]:
+    def answer(self, name: str, variables: dict[str, Any]) -> dict[str, Any]:
         with self._lock:
             self.calls.append((name, variables))
         upload = f"{self.address}/upload"
@@ -44,6 +43,12 @@ class WandbServer:
             bucket = {"id": f"run-{variables['name']}", "name": variables["name"], "project": project}
             more = {"displayName": variables["displayName"], "sweepName": None, "historyLineCount": 0, "config": "{}"}
             return {"upsertBucket": {"bucket": {**bucket, **more}, "inserted": True}}
+        if name == "Viewer":
+            teams = {"edges": [{"node": {"name": ENTITY}}]}
+            about = {"id": "U", "entity": ENTITY, "username": ENTITY, "email": "", "flags": "{}", "teams": teams}
+            return {"viewer": about}
+        if name == "UpsertView2":
+            return {"upsertView": {"view": {"id": "V", "name": variables["name"]}, "inserted": True}}
         if name == "ServerFeaturesQuery":
             return {"serverInfo": {"features": []}}
         if name == "CreateArtifact":
@@ -74,8 +79,7 @@ class WandbServer:
             return {"createArtifactFiles": {"files": {"edges": [{"node": node} for node in nodes]}}}
         if name == "CommitArtifact":
             return {"commitArtifact": {"artifact": {"id": variables["artifactID"], "digest": "d"}}}
-        self.unknown.append(f"{name}\n{query}\n{json.dumps(variables)}")
-        return {}
+        raise LookupError(name)
 
 
 @contextmanager
@@ -119,7 +123,11 @@ def serve() -> Iterator[WandbServer]:
                 return
             asked = json.loads(body)
             name = asked.get("operationName") or asked["query"].split("(")[0].split("{")[0].split()[-1]
-            self._reply({"data": server.answer(name, asked.get("variables") or {}, asked["query"])})
+            try:
+                self._reply({"data": server.answer(name, asked.get("variables") or {})})
+            except LookupError as error:
+                print(asked["query"], asked.get("variables"))
+                self._reply({"data": None, "errors": [{"message": f"no such operation here: {error}"}]})
 
     class Quiet(ThreadingHTTPServer):
         daemon_threads = True

@@ -82,7 +82,9 @@ def wandb_command(*words: str) -> list[str]:
 def wandb_environment(tracking_dir: Path) -> dict[str, str]:
     """The environment in which W&B looks for what it staged where a run staged it."""
     places = {"WANDB_DATA_DIR": tracking_dir / "staging", "WANDB_CACHE_DIR": tracking_dir / "cache"}
-    return {**os.environ, **{name: str(place) for name, place in places.items()}, "WANDB_DIR": str(tracking_dir)}
+    # W&B's reports of its own errors may hold paths, and make even a look at a file ask for a network.
+    quiet = {"WANDB_DIR": str(tracking_dir), "WANDB_ERROR_REPORTING": "false"}
+    return {**os.environ, **{name: str(place) for name, place in places.items()}, **quiet}
 
 
 def _folders_of(folder: Path) -> Iterator[Path]:

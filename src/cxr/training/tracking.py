@@ -155,6 +155,7 @@ def _open_wandb(tracking_dir: Path, *, capture: str, run_id: str | None, **about
     # Read whenever a file is staged. W&B's own place is the user's home, where `wandb sync` from elsewhere misses them.
     os.environ["WANDB_DATA_DIR"] = str(tracking_dir / "staging")
     os.environ["WANDB_CACHE_DIR"] = str(tracking_dir / "cache")
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # W&B's reports of its own errors may hold paths
     run = None
     if mode != "offline":
         try:
