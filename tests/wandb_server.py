@@ -43,7 +43,7 @@ class WandbServer:
             bucket = {"id": f"run-{variables['name']}", "name": variables["name"], "project": project}
             more = {"displayName": variables["displayName"], "sweepName": None, "historyLineCount": 0, "config": "{}"}
             return {"upsertBucket": {"bucket": {**bucket, **more}, "inserted": True}}
-        if name == "Viewer":
+        if name in ("Viewer", "GetDefaultEntity"):
             teams = {"edges": [{"node": {"name": ENTITY}}]}
             about = {"id": "U", "entity": ENTITY, "username": ENTITY, "email": "", "flags": "{}", "teams": teams}
             return {"viewer": about}

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from cxr.errors import ConfigurationError
-from cxr.training.callbacks import MONITOR
 
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Workspace
 
+# Not imported from what trains, which takes seconds to load; a test holds every key against a real run.
+MONITOR = "val/auroc"
 BEST = f"best/{MONITOR}"
 LR, IMAGE_SIZE, WEIGHTING, MODEL = "optimizer.lr", "data.image_size", "class_weighting", "model.name"
 
