@@ -174,6 +174,10 @@ def test_a_whole_sweep_is_sent_once_with_its_artifacts_and_without_a_patient(
             index=False
         )
 
+    (used,) = server.of("UseArtifact")
+    assert used["artifactID"] == f"model-{tracked.id}"
+    assert used["runName"] == find_offline_runs([copied])[-1].id
+
     everything = b"\n".join(server.everything)
     records = pd.read_csv(copied / "0" / "split.csv", dtype=str)
     secret = {key, key.hex().encode(), str(copied).encode(), str(ROOT).encode(), socket.gethostname().encode()}

@@ -47,6 +47,29 @@ class WandbServer:
             teams = {"edges": [{"node": {"name": ENTITY}}]}
             about = {"id": "U", "entity": ENTITY, "username": ENTITY, "email": "", "flags": "{}", "teams": teams}
             return {"viewer": about}
+        if name == "Run":
+            about = {"id": f"run-{variables['name']}", "projectId": "1", "tags": [], "name": variables["name"]}
+            about |= {"displayName": "", "sweepName": None, "state": "finished", "config": "{}", "group": None}
+            about |= {"jobType": "evaluate", "commit": None, "readOnly": False, "createdAt": "2026-01-01T00:00:00Z"}
+            about |= {"heartbeatAt": None, "description": "", "notes": "", "systemMetrics": "{}", "historyKeys": None}
+            about |= {"summaryMetrics": "{}", "historyLineCount": 0, "user": {"name": ENTITY, "username": ENTITY}}
+            return {"project": {"run": about}}
+        if name == "ArtifactMembershipByName":
+            collection, _, alias = variables["name"].partition(":")
+            place = {"id": "P", "internalId": "1", "name": variables["project"], "entity": {"name": ENTITY}}
+            sequence = {"__typename": "ArtifactSequence", "name": collection, "project": place}
+            artifact = {"__typename": "Artifact", "id": collection, "artifactSequence": sequence, "versionIndex": 0}
+            artifact |= {"artifactType": {"name": "model"}, "description": "", "metadata": "{}", "tags": []}
+            artifact |= {"ttlDurationSeconds": -1, "ttlIsInherited": True, "historyStep": None, "state": "COMMITTED"}
+            artifact |= {"size": 1, "digest": "d", "commitHash": "c", "fileCount": 1, "aliases": []}
+            artifact |= {"createdAt": "2026-01-01T00:00:00Z", "updatedAt": None}
+            aliases = [{"__typename": "ArtifactAlias", "id": "A", "alias": alias}]
+            found = {"__typename": "ArtifactCollectionMembership", "id": "M", "versionIndex": 0, "aliases": aliases}
+            found |= {"createdAt": "2026-01-01T00:00:00Z", "artifactCollection": sequence, "artifact": artifact}
+            return {"project": {"artifactCollectionMembership": found}}
+        if name == "UseArtifact":
+            used = {"id": variables["artifactID"], "digest": "d", "description": "", "state": "COMMITTED"}
+            return {"useArtifact": {"artifact": {**used, "createdAt": "2026-01-01T00:00:00Z", "metadata": "{}"}}}
         if name == "UpsertView2":
             return {"upsertView": {"view": {"id": "V", "name": variables["name"]}, "inserted": True}}
         if name == "ServerFeaturesQuery":
