@@ -17,7 +17,7 @@ def train(job: Job) -> None:
         data = build_data(job.settings, run)
         module = build_module(job.settings, data, run)
         trainer = build_trainer(job.settings, run)
-        trainer.fit(module, data)
+        trainer.fit(module, data, ckpt_path=run.checkpoint_path, weights_only=True)
         report_run(run, trainer)
 
 

@@ -22,6 +22,7 @@ JOURNEY = [
     "pipeline",
     "training",
     "evaluation",
+    "sweeps",
 ]
 CONFIGURATION = {"config", "config_check"}
 # The same holds for the rooms of the last floor; files that stand beside them and are not named come last.
@@ -38,6 +39,7 @@ ROOMS = [
     "shortcuts",
     "report",
     "comparison",
+    "protocols",
 ]
 
 
@@ -91,7 +93,18 @@ def test_every_floor_is_in_the_journey() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["config", "config_check", "command_line", "help_text", "errors", "allocator", "interruption"]
+    "name",
+    [
+        "config",
+        "config_check",
+        "command_line",
+        "help_text",
+        "errors",
+        "allocator",
+        "interruption",
+        "resumption",
+        "sweep_jobs",
+    ],
 )
 def test_what_runs_before_the_check_does_not_import_torch(name: str) -> None:
     heavy = {"torch", "torchvision", "timm", "pytorch_lightning", "torchmetrics", "wandb", "pandas", "matplotlib"}

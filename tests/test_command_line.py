@@ -36,13 +36,25 @@ MISTAKES = [
     (["data.split.kind=kfold", "data.split.fold=5"], ["data.split.fold=5", "num_folds=5"]),
     (["data.split.val_fraction=.6", "data.split.test_fraction=.5"], ["val_fraction=0.6", "test_fraction=0.5"]),
     (["data.split.kind=file"], ["data.split.path"]),
+    (["data.split.kind=leave_one_out"], ["data.split.value"]),
+    (["data.split.value=Spain"], ["data.split.value=Spain", "data.split.kind=leave_one_out"]),
+    (["data.split.kind=random_image", "data.split.unit=patient"], ["data.split.unit=patient", "random_image"]),
+    (["data.split.unit=person"], ["data.split.unit=person", "group", "patient", "image"]),
     (["data.positive=flu"], ["data.positive=flu", "covid"]),
     (["trainer.gpus=0", "trainer.precision=16-mixed"], ["trainer.precision=16-mixed", "32-true"]),
     (["name=../elsewhere"], ["name=../elsewhere"]),
     (["trainer"], ["trainer", "key=value"]),
     (["--frobnicate"], ["--frobnicate", "--help"]),
     (["--config-name", "nosuch"], ["nosuch"]),
-    (["-m", "trainer.strategy=ddp", "seed=1,2"], ["trainer.strategy=ddp"]),
+    (["-m", "trainer.strategy=ddp", "seed=1,2", "hydra/launcher=basic"], ["trainer.strategy=ddp", "hydra/launcher"]),
+    (["-m", "seed=1,2", "hydra/launcher=basic", "sweep.name=a"], ["sweep.name=a", "hydra/launcher=process"]),
+    (["-m", "seed=1,2", "hydra.launcher.n_jobs=0"], ["hydra.launcher.n_jobs=0", "at least 1"]),
+    (["sweep.name=a"], ["sweep.name=a", "-m"]),
+    (["-m", "seed=1", "sweep.name=../a"], ["sweep.name=../a"]),
+    (["-m", "seed=1", "sweep.resume=nosuch"], ["sweep.resume=nosuch"]),
+    (["-m", "sweep.resume=nosuch"], ["sweep.resume=nosuch", "multirun.yaml"]),
+    (["resume=nosuch"], ["resume=nosuch", "config.yaml"]),
+    (["-m", "resume=nosuch", "seed=1,2"], ["resume=nosuch", "sweep.resume"]),
 ]
 
 
@@ -66,6 +78,7 @@ def test_a_mistake_ends_in_one_line(words: list[str], named: list[str], tmp_path
         (["run=x", "auroc_interval=delng"], ["auroc_interval=delng", "delong"]),
         (["run=x", "tracking=none", "tracking_thumbnails=true"], ["tracking_thumbnails=true", "tracking=none"]),
         (["run=x", "data=phantom", "data.image_size=64"], ["data.image_size=64", "checkpoint"]),
+        (["-m", "run=x", "split=val,test", "hydra/launcher=process"], ["hydra/launcher=process"]),
     ],
 )
 def test_evaluate_names_the_mistake(words: list[str], named: list[str], tmp_path: Path) -> None:

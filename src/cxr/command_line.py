@@ -9,12 +9,14 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra._internal.utils import get_args_parser
+from hydra.conf import HydraConf
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -25,11 +27,14 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from cxr.allocator import tune_allocator
-from cxr.config import COMMANDS, FIXED_BY_CHECKPOINT, SCHEMAS, keys
+from cxr.config import COMMANDS, FIXED_BY_CHECKPOINT, FIXED_BY_PROTOCOL, SCHEMAS, keys
 from cxr.config_check import SettingError, check, check_key, check_value, explain, nearest
 from cxr.errors import ConfigurationError, CxrError
 from cxr.help_text import help_text
 from cxr.interruption import listen
+from cxr.resumption import require_resumable
+from cxr.sweeps.child import Membership, join_sweep
+from cxr.training.run_directory import RunDirectory
 
 CONF_DIR = Path(__file__).resolve().parents[2] / "conf"
 # Composing takes some 30 ms; the values of a longer sweep are checked as their jobs begin.
@@ -45,18 +50,20 @@ class Job:
         overrides: what was typed for this job.
         sweep_dir: the folder of the sweep that the job belongs to; None for a single run.
         number: the position in the sweep; 0 for a single run.
+        continues: the directory of a run that goes on; None for a new run.
     """
 
     settings: dict[str, Any]
     overrides: list[str]
     sweep_dir: Path | None
     number: int
+    continues: Path | None = None
 
     @property
     def chosen(self) -> dict[str, str]:
-        """What was typed, as key -> value."""
+        """What was typed of the run itself, as key -> value."""
         pairs = (word.lstrip("+~").partition("=") for word in self.overrides)
-        return {name: value for name, _, value in pairs}
+        return {name: value for name, _, value in pairs if name not in ("sweep.name", "sweep.resume", "resume")}
 
 
 def launch(
@@ -66,7 +73,7 @@ def launch(
 
     Args:
         task: does the work of one job; raises `CxrError` for what a user can mend.
-        program: 'train', 'evaluate' or 'audit': the schema and the primary configuration.
+        program: 'train', 'evaluate', 'audit' or 'protocols': the schema and the primary configuration.
         after_sweep: is given the jobs of a multirun when the last has ended.
 
     Returns:
@@ -83,56 +90,175 @@ def launch(
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     _register(program)
-    flags, unknown = get_args_parser().parse_known_args(arguments)
-    if unknown:
-        return _say(ConfigurationError(f"{unknown[0]}: there is no such flag; see {COMMANDS[program]} --help"))
-    config_name = flags.config_name if flags.config_name is not None else program
-    asks_hydra = flags.hydra_help or flags.shell_completion
+    listen()
+    place = join_sweep() if program == "train" else None
     try:
-        if not asks_hydra:
+        # What another process has started is checked, and what further processes of a run would check it holds itself.
+        checked = place is not None or (program == "train" and RunDirectory.join() is not None)
+        if program == "train" and not checked:
+            arguments = _with_what_was_typed_first(arguments)
+        flags, unknown = get_args_parser().parse_known_args(arguments)
+        if unknown:
+            raise ConfigurationError(f"{unknown[0]}: there is no such flag; see {COMMANDS[program]} --help")
+        asks_hydra = flags.hydra_help or flags.shell_completion
+        if not asks_hydra and not checked:
+            config_name = flags.config_name if flags.config_name is not None else program
             _check_before_start(program, config_name, flags.config_dir, flags.overrides, flags.multirun)
     except ConfigurationError as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
         return _say(error)
-    listen()
 
     sys.argv[1:] = [_open(word) for word in arguments]
-    jobs: list[Job] = []
-    statuses: list[int] = []
-
-    def run_job(config: DictConfig) -> None:
-        choices = HydraConfig.get()
-        sweeping = choices.mode == RunMode.MULTIRUN
-        try:
-            job = Job(
-                settings=_checked(config, program),
-                overrides=list(choices.overrides.task),
-                sweep_dir=Path(choices.sweep.dir) if sweeping else None,
-                number=int(choices.job.num) if sweeping else 0,
-            )
-            jobs.append(job)
-            task(job)
-        except CxrError as error:
-            if os.environ.get("HYDRA_FULL_ERROR") == "1":
-                raise
-            statuses.append(_say(error))
-
+    run_job = _Task(task, program, place)
     if not asks_hydra:
         tune_allocator()  # only effective before torch is imported
     hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=program)(run_job)()
-    swept = any(job.sweep_dir is not None for job in jobs)
+    swept = any(job.sweep_dir is not None for job in run_job.jobs) and place is None
     if swept and after_sweep is not None:
-        after_sweep(jobs)
-    if not statuses:
+        after_sweep(run_job.jobs)
+    if not run_job.statuses:
         return 0
-    return 1 if swept else statuses[0]
+    return 1 if swept else run_job.statuses[0]
+
+
+class _Task:
+    """What Hydra calls for each job; a launcher of processes hands it whole batches instead.
+
+    Attributes:
+        jobs: all that there were.
+        statuses: the exit status of each that failed.
+    """
+
+    def __init__(self, task: Callable[[Job], None], program: str, place: Membership | None) -> None:
+        self.jobs: list[Job] = []
+        self.statuses: list[int] = []
+        self._task = task
+        self._program = program
+        self._place = place
+        self._held = ExitStack()
+
+    def __call__(self, config: DictConfig) -> None:
+        choices = HydraConfig.get()
+        try:
+            job = self._job(_checked(config, self._program), list(choices.overrides.task), choices)
+            self.jobs.append(job)
+            self._task(job)
+        except CxrError as error:
+            if os.environ.get("HYDRA_FULL_ERROR") == "1":
+                raise
+            self.statuses.append(_say(error))
+
+    def _job(self, settings: dict[str, Any], overrides: list[str], choices: HydraConf) -> Job:
+        place = self._place
+        if place is not None:
+            own = place.sweep_dir / str(place.number)
+            return Job(settings, overrides, place.sweep_dir, place.number, own if place.continues else None)
+        if choices.mode == RunMode.MULTIRUN:
+            return Job(settings, overrides, Path(choices.sweep.dir), int(choices.job.num))
+        resumed = settings.get("resume")
+        return Job(settings, overrides, None, 0, None if resumed is None else Path(resumed))
+
+    def run_batch(
+        self,
+        config: DictConfig,
+        compose: Callable[[Sequence[str]], DictConfig],
+        batch: Sequence[Sequence[str]],
+        first_number: int,
+        *,
+        n_jobs: int | None,
+        gpus_per_job: int | None,
+    ) -> list[float]:
+        """Run a batch of jobs, each as a process; see `cxr.sweep_jobs.run_jobs`.
+
+        Args:
+            config: of the whole sweep.
+            compose: the configuration of a job from its overrides.
+        """
+        from cxr.sweep_jobs import hold_sweep, run_jobs
+
+        sweep_dir = Path(config.hydra.sweep.dir).absolute()
+        words = [word for word in config.hydra.overrides.hydra if not word.lstrip("+~").startswith(_OF_THE_SWEEP)]
+        flags = get_args_parser().parse_args()
+        chosen = (("--config-dir", flags.config_dir), ("--config-name", flags.config_name))
+        command = [sys.executable, str(Path(sys.argv[0]).resolve())]
+        command += [word for flag, value in chosen if value is not None for word in (flag, value)] + words
+        jobs, refusals = [], []
+        for number, overrides in enumerate(batch, first_number):
+            settings, refusal = {}, None
+            try:
+                composed = compose(overrides)
+                with open_dict(composed):
+                    del composed["hydra"]
+                settings = _checked(composed, self._program)
+            except (ConfigurationError, HydraException, OmegaConfBaseException) as error:
+                refusal = " ".join(str(error).split())
+            jobs.append(Job(settings, list(overrides), sweep_dir, number))
+            refusals.append(refusal)
+        try:
+            if first_number == 0:
+                self._held.enter_context(hold_sweep(sweep_dir))
+            done, scores = run_jobs(jobs, refusals, command, n_jobs=n_jobs, gpus_per_job=gpus_per_job)
+        except CxrError as error:
+            raise SystemExit(_say(error)) from None
+        self.jobs += done
+        self.statuses += [1 for job in done if not _is_finished(job)]
+        return scores
+
+
+# Hydra's own settings that are the whole sweep's, not a job's.
+_OF_THE_SWEEP = ("hydra.mode", "hydra.launcher", "hydra/launcher", "hydra.sweep", "hydra/sweeper")
+
+
+def _is_finished(job: Job) -> bool:
+    assert job.sweep_dir is not None
+    return RunDirectory(job.sweep_dir / str(job.number)).read_status().get("status") == "finished"
+
+
+def _with_what_was_typed_first(arguments: Sequence[str]) -> list[str]:
+    """The words that make a run, or a sweep, go on: its own configuration, or what was typed when it began.
+
+    Raises:
+        ConfigurationError: nothing of the kind lies there.
+    """
+    words = list(arguments)
+    resumed = next((word.partition("=")[2] for word in words if word.startswith("resume=")), None)
+    if resumed is not None:
+        if any(word in ("-m", "--multirun") for word in words):
+            raise ConfigurationError(
+                f"resume={resumed}: continues one run; a multirun goes on with sweep.resume=<folder>"
+            )
+        if any(word.startswith(("--config-dir", "--config-name", "-cd", "-cn")) for word in words):
+            raise ConfigurationError(f"resume={resumed}: takes the configuration of the run; give no other")
+        if not RunDirectory(Path(resumed)).config_path.is_file():
+            raise ConfigurationError(f"resume={resumed}: no run directory (there is no config.yaml)")
+        for word in words:
+            name = word.lstrip("+~").partition("=")[0]
+            if (CONF_DIR / name).is_dir():
+                raise ConfigurationError(f"{word}: a run goes on with the settings that it has; leave it out")
+        return ["--config-dir", resumed, "--config-name", "config", *words]
+    folder = next((word.partition("=")[2] for word in words if word.startswith("sweep.resume=")), None)
+    if folder is None or any("=" in word and not word.startswith(("sweep.resume=", "hydra")) for word in words):
+        return words
+    try:
+        typed = OmegaConf.load(Path(folder) / "multirun.yaml").hydra.overrides.task
+    except (OSError, OmegaConfBaseException, AttributeError):
+        raise ConfigurationError(
+            f"sweep.resume={folder}: no sweep folder (there is no multirun.yaml that can be read)"
+        ) from None
+    return [*words, *(word for word in typed if not word.startswith(("sweep.name=", "sweep.resume=")))]
 
 
 def _register(program: str) -> None:
     """Make the schema and the resolvers known to Hydra."""
     OmegaConf.register_new_resolver("process_id", os.getpid, replace=True)
+    OmegaConf.register_new_resolver("sweep_folder", _sweep_folder, replace=True)
     ConfigStore.instance().store(name="schema", node=SCHEMAS[program])
+
+
+def _sweep_folder(resume: str | None, name: str | None, parent: str, stamp: str) -> str:
+    """The folder of a multirun: one that goes on, one with a name, or a new one."""
+    return resume if resume is not None else f"{parent}/{stamp if name is None else name}"
 
 
 def _open(word: str) -> str:
@@ -169,6 +295,8 @@ def _check_before_start(
         folders.append(Path(config_dir).resolve())
         if not folders[-1].is_dir():
             raise ConfigurationError(f"--config-dir {config_dir}: there is no such folder")
+    if program == "protocols" and multirun:
+        raise ConfigurationError("--multirun: one configuration stands under all protocols; leave it out")
     primary = f"{config_name.removesuffix('.yaml')}.yaml"
     main_dir = next((folder for folder in reversed(folders) if (folder / primary).is_file()), None)
     if main_dir is None:
@@ -180,7 +308,7 @@ def _check_before_start(
         where = [f"hydra.searchpath=['file://{folder}']" for folder in folders if folder != main_dir]
         single, sweeps = _unroll(parsed)
         first = [f"{name}={values[0]}" for name, values in sweeps.items()]
-        config = _compose(config_name, [*where, *single, *first], program)
+        config, settings = _compose(config_name, [*where, *single, *first], program)
         swept = OmegaConf.select(config, "hydra.sweeper.params")
         if swept is not None:
             from_file = _parse([f"{name}={value}" for name, value in swept.items()])
@@ -188,15 +316,52 @@ def _check_before_start(
                 _check_override(override, program, folders, multirun=True)
             sweeps = {**_unroll(from_file)[1], **sweeps}
         multirun = multirun or config.hydra.mode == RunMode.MULTIRUN
-        if multirun and OmegaConf.select(config, "trainer.strategy") == "ddp":
+        if program == "train":
+            _check_sweep(config, settings, multirun)
+            if settings["resume"] is not None:
+                require_resumable(settings["resume"], settings)
+        elif multirun and _starts_processes(config):
             raise ConfigurationError(
-                "trainer.strategy=ddp with --multirun: every process of a job would start the whole sweep again; "
-                "run the jobs one by one"
+                f"hydra/launcher=process: starts trainings only; {COMMANDS[program]} -m works in one process"
             )
         tried = [(name, value) for name, values in sweeps.items() for value in values]
         for name, value in tried[:MAX_VALUES_TRIED]:
             others = [f"{other}={values[0]}" for other, values in sweeps.items() if other != name]
             _compose(config_name, [*where, *single, *others, f"{name}={value}"], program)
+
+
+def _starts_processes(config: DictConfig) -> bool:
+    return str(OmegaConf.select(config, "hydra.launcher._target_")).endswith(".ProcessLauncher")
+
+
+def _check_sweep(config: DictConfig, settings: dict[str, Any], multirun: bool) -> None:
+    """Hold the settings of a multirun against each other.
+
+    Raises:
+        ConfigurationError: one line for the first mistake.
+    """
+    sweep = settings["sweep"]
+    given = next((f"sweep.{key}={value}" for key, value in sweep.items() if value is not None), None)
+    if not multirun:
+        if given is not None:
+            raise ConfigurationError(f"{given}: belongs to a multirun, {COMMANDS['train']} -m {given}")
+        return
+    if sweep["resume"] is not None and not Path(sweep["resume"]).is_dir():
+        raise ConfigurationError(f"sweep.resume={sweep['resume']}: there is no such folder")
+    if not _starts_processes(config):
+        basic = str(OmegaConf.select(config, "hydra.launcher._target_")).rpartition(".")[2]
+        if given is not None:
+            raise ConfigurationError(f"{given}: with {basic}, a sweep cannot go on; it needs hydra/launcher=process")
+        if settings["trainer"]["strategy"] == "ddp":
+            raise ConfigurationError(
+                f"trainer.strategy=ddp with {basic}: every process of a job would start the whole sweep again; "
+                "leave out hydra/launcher"
+            )
+        return
+    for key in ("n_jobs", "gpus_per_job"):
+        value = OmegaConf.select(config, f"hydra.launcher.{key}")
+        if value is not None and value < 1:
+            raise ConfigurationError(f"hydra.launcher.{key}={value}: give at least 1, or null")
 
 
 def _parse(overrides: Sequence[str]) -> list[Override]:
@@ -219,6 +384,10 @@ def _check_override(override: Override, program: str, folders: Sequence[Path], m
         return
     if override.is_sweep_override() and not multirun:
         typed = (override.input_line or "").lstrip("+")
+        if program == "protocols":
+            raise ConfigurationError(
+                f"{typed}: one configuration stands under all protocols; give one value (a list: '{name}=[...]')"
+            )
         raise ConfigurationError(
             f"{typed}: several values need a multirun, {COMMANDS[program]} -m {typed} "
             f"(a list as one value: '{name}=[...]')"
@@ -249,6 +418,8 @@ def _check_override(override: Override, program: str, folders: Sequence[Path], m
                 check_value(name, value, SCHEMAS[program])
         except SettingError as error:
             raise ConfigurationError(str(error)) from None
+    if program == "protocols" and name in FIXED_BY_PROTOCOL:
+        raise ConfigurationError(f"{override.input_line}: each protocol sets it; leave it out (see protocols.run)")
     if program == "evaluate" and name.startswith(FIXED_BY_CHECKPOINT):
         raise ConfigurationError(f"{override.input_line}: is as in training, the checkpoint holds it; leave it out")
 
@@ -274,8 +445,8 @@ def _unroll(parsed: Sequence[Override]) -> tuple[list[str], dict[str, list[str]]
     return single, sweeps
 
 
-def _compose(config_name: str, overrides: list[str], program: str) -> DictConfig:
-    """The configuration with Hydra's own part, checked.
+def _compose(config_name: str, overrides: list[str], program: str) -> tuple[DictConfig, dict[str, Any]]:
+    """The configuration with Hydra's own part, and the settings without it, resolved and checked.
 
     Raises:
         ConfigurationError: one line.
@@ -292,5 +463,4 @@ def _compose(config_name: str, overrides: list[str], program: str) -> DictConfig
         raise ConfigurationError(explain(error)) from None
     with open_dict(task):
         del task["hydra"]
-    _checked(task, program)
-    return config
+    return config, _checked(task, program)

@@ -23,8 +23,12 @@ def setting(
     above: float | None = None,
     below: float | None = None,
     choices: tuple[str, ...] | None = None,
+    changes_result: bool = True,
 ) -> Any:
-    """A dataclass field that knows its meaning and its range.  A list or dict default is copied for every instance."""
+    """A dataclass field that knows its meaning and its range.  A list or dict default is copied for every instance.
+
+    Where a setting does not change what a run comes to (`changes_result`), a run may go on under another value of it.
+    """
     metadata = {
         "meaning": meaning,
         "at_least": at_least,
@@ -32,6 +36,7 @@ def setting(
         "above": above,
         "below": below,
         "choices": choices,
+        "changes_result": changes_result,
     }
     if isinstance(default, (list, dict)) or is_dataclass(default):
         return field(default_factory=lambda: _copy(default), metadata=metadata)
@@ -48,8 +53,10 @@ def _copy(default: Any) -> Any:
 @dataclass
 class Paths:
     data: str = setting("data", "folder in which collections are looked for (default: $CXR_DATA, else data/)")
-    output: str = setting("outputs", "folder that receives every run")
-    cache: str = setting("${paths.output}/cache", "folder of the prepared images, shared by all runs")
+    output: str = setting("outputs", "folder that receives every run", changes_result=False)
+    cache: str = setting(
+        "${paths.output}/cache", "folder of the prepared images, shared by all runs", changes_result=False
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------ data
@@ -59,12 +66,22 @@ class Paths:
 class Split:
     kind: str = setting(
         "holdout",
-        "how records are divided: holdout, kfold, predefined (the collection's own folders or column), "
-        "random_image (by image: it leaks patients; for reproduction only), file",
-        choices=("holdout", "kfold", "predefined", "random_image", "file"),
+        "how records are divided: holdout, kfold, leave_one_out (one source or country is the test set), predefined "
+        "(the collection's own folders or column), random_image (by image: it leaks patients; for reproduction only), "
+        "file",
+        choices=("holdout", "kfold", "leave_one_out", "predefined", "random_image", "file"),
+    )
+    unit: str = setting(
+        "group",
+        "holdout, kfold: what is never divided: group (all that shows one patient or picture), patient (ids as listed: "
+        "copies under two ids leak), image (leaks)",
+        choices=("group", "patient", "image"),
     )
     val_fraction: float = setting(
-        0.25, "share of the records for validation (kfold: of those outside the fold)", above=0, below=1
+        0.25,
+        "share of the records for validation (kfold, leave_one_out: of those outside the test set)",
+        above=0,
+        below=1,
     )
     test_fraction: float = setting(
         0.2, "share of the records for the test set (holdout, random_image)", at_least=0, below=1
@@ -72,6 +89,10 @@ class Split:
     seed: int = setting(0, "seed of the division, apart from the seed of training", at_least=0)
     fold: int = setting(0, "kfold: which fold is the test set, counted from 0", at_least=0)
     num_folds: int = setting(5, "kfold: how many folds", at_least=2)
+    column: str = setting("source", "leave_one_out: source or country", choices=("source", "country"))
+    value: str | None = setting(
+        None, "leave_one_out: the source or country that is the test set; records without a country always train"
+    )
     path: str | None = setting(None, "file: a split.csv of an earlier run")
 
 
@@ -147,7 +168,7 @@ class Data:
     )
     positive: str | None = setting(None, "the class that sensitivity, AUROC and the like are about; null: the first")
     views: list[str] | None = setting(None, "views that are taken, where the view is known; null: all")
-    download: bool = setting(False, "fetch a collection that is absent and has a public address")
+    download: bool = setting(False, "fetch a collection that is absent and has a public address", changes_result=False)
     max_unreadable: float = setting(0.01, "share of unreadable images above which the run ends", at_least=0, at_most=1)
     look_for_copies: bool = setting(
         True, "compare all pictures before patients are divided, and join those who share one, or a part of one"
@@ -158,7 +179,10 @@ class Data:
     )
     batch_size: int = setting(32, "images per step and process", at_least=1)
     num_workers: int = setting(
-        0, "loader processes; 0 is fastest with the prepared images on most machines", at_least=0
+        0,
+        "loader processes; 0 is fastest with the prepared images on most machines",
+        at_least=0,
+        changes_result=False,
     )
     split: Split = setting(Split(), "how the records are divided")
 
@@ -260,7 +284,7 @@ class Trainer:
     early_stopping_patience: int | None = setting(
         None, "epochs without a better val/auroc before stopping; null: off", at_least=1
     )
-    log_every_n_steps: int = setting(50, "steps between two logged training losses", at_least=1)
+    log_every_n_steps: int = setting(50, "steps between two logged training losses", at_least=1, changes_result=False)
 
 
 @dataclass
@@ -277,22 +301,45 @@ class Audit:
 
 @dataclass
 class Logger:
-    name: str = setting("wandb", "wandb, csv, tensorboard or none", choices=("wandb", "csv", "tensorboard", "none"))
-    project: str = setting("cxr", "W&B project")
-    entity: str | None = setting(None, "W&B account or team; null: the default of the key")
-    group: str | None = setting(None, "W&B group; null: the name of the experiment or the sweep")
-    tags: list[str] = setting([], "W&B tags")
-    notes: str | None = setting(None, "W&B notes: what this run is for, in your words")
+    name: str = setting(
+        "wandb",
+        "wandb, csv, tensorboard or none",
+        choices=("wandb", "csv", "tensorboard", "none"),
+        changes_result=False,
+    )
+    project: str = setting("cxr", "W&B project", changes_result=False)
+    entity: str | None = setting(None, "W&B account or team; null: the default of the key", changes_result=False)
+    group: str | None = setting(None, "W&B group; null: the name of the experiment or the sweep", changes_result=False)
+    tags: list[str] = setting([], "W&B tags", changes_result=False)
+    notes: str | None = setting(None, "W&B notes: what this run is for, in your words", changes_result=False)
     log_model: str = setting(
         "best",
         "weights that go to W&B as an artifact, each once, without patients or file names: those of the best epoch, "
         "all (best and last) or none",
         choices=("best", "all", "none"),
+        changes_result=False,
     )
     capture: str = setting(
         "none",
         "what W&B may also take: console (what is printed, paths included), code (the source of cxr), all or none",
         choices=("none", "console", "code", "all"),
+        changes_result=False,
+    )
+
+
+@dataclass
+class Sweep:
+    name: str | None = setting(
+        None,
+        "name of a multirun: its folder is <paths.output>/<name>/<sweep.name>, and the same command again goes on in "
+        "it; null: a new folder with date and time",
+        changes_result=False,
+    )
+    resume: str | None = setting(
+        None,
+        "folder of a multirun that goes on: finished jobs are kept, interrupted ones continued, missing ones run; "
+        "alone with -m it repeats what was typed first",
+        changes_result=False,
     )
 
 
@@ -311,6 +358,12 @@ class TrainConfig:
     trainer: Trainer = setting(Trainer(), "how long, on what, how precisely")
     audit: Audit = setting(Audit(), "what must hold before training begins")
     logger: Logger = setting(Logger(), "where metrics go")
+    sweep: Sweep = setting(Sweep(), "where the jobs of a multirun (-m) go")
+    resume: str | None = setting(
+        None,
+        "directory of a run that goes on from the end of its last whole epoch, with the settings that it has",
+        changes_result=False,
+    )
 
 
 # ------------------------------------------------------------------------------------------------------ evaluation
@@ -399,13 +452,53 @@ class AuditConfig:
     thumbnails: bool = setting(True, "show pairs of pictures side by side; false: no picture of a patient")
 
 
-SCHEMAS: dict[str, type] = {"train": TrainConfig, "evaluate": EvaluateConfig, "audit": AuditConfig}
+# ------------------------------------------------------------------------------------------------------- protocols
+
+PROTOCOLS = ("random_image", "patient", "group", "source", "country")
+
+
+@dataclass
+class Protocols:
+    run: list[str] = setting(
+        list(PROTOCOLS),
+        "ways of dividing: random_image, patient (ids as listed) and group in folds, source and country left "
+        "out one by one; group, against which the others are held, must be among them",
+    )
+    num_folds: int = setting(5, "random_image, patient, group: how many folds", at_least=2)
+    min_images: int = setting(
+        20, "source, country: one of fewer images is not left out; each costs a training", at_least=1
+    )
+    num_resamples: int = setting(1000, "resamples of the patients behind every interval", at_least=100)
+    resume: str | None = setting(None, "folder of an earlier call: its finished trainings are not done again")
+
+
+@dataclass
+class ProtocolsConfig(TrainConfig):
+    protocols: Protocols = setting(Protocols(), "which protocols stand beside each other")
+
+
+SCHEMAS: dict[str, type] = {
+    "train": TrainConfig,
+    "evaluate": EvaluateConfig,
+    "audit": AuditConfig,
+    "protocols": ProtocolsConfig,
+}
 
 # How each program is called.
-COMMANDS = {"train": "python train.py", "evaluate": "python evaluate.py", "audit": "python -m cxr.audit"}
+COMMANDS = {
+    "train": "python train.py",
+    "evaluate": "python evaluate.py",
+    "audit": "python -m cxr.audit",
+    "protocols": "python -m cxr.protocols",
+}
 
 # What the checkpoint fixes: giving it to another collection would score other images than the network was made for.
 FIXED_BY_CHECKPOINT = ("data.image_size", "data.aspect", "data.split", "data.batch_size", "data.num_workers")
+
+# What each protocol sets itself.
+FIXED_BY_PROTOCOL = tuple(
+    f"data.split.{name}" for name in ("kind", "unit", "test_fraction", "fold", "num_folds", "column", "value", "path")
+)
 
 
 # --------------------------------------------------------------------------------------------------------- reading

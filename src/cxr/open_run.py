@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from cxr.command_line import Job
-from cxr.errors import CxrError, DivergedError
+from cxr.errors import CheckpointError, CxrError, DivergedError
 from cxr.evaluation.comparison.configurations import balance_in_words
 from cxr.files import write_atomically
+from cxr.resumption import OF_THE_CALL
 from cxr.run_names import job_name, single_name
 from cxr.training.accelerators import resolve_devices, resolve_precision
 from cxr.training.environment import describe_environment
@@ -36,6 +38,9 @@ defaults:
 """
 
 
+SIGNALLED = (130, 143)  # what a program ends with after SIGINT and SIGTERM, see `cxr.interruption`
+
+
 @dataclass
 class OpenRun:
     """A run while it goes on.
@@ -45,54 +50,76 @@ class OpenRun:
         directory: where the run keeps its books.
         first: whether this is the process that keeps the books.
         logger: where its metrics go, once `track` was called; None for none, and in all processes but the first.
+        tracking_dir: what the tracker writes; None before `track`, and where there is none.
     """
 
     job: Job
     directory: RunDirectory
     first: bool
     logger: Logger | None = None
+    tracking_dir: Path | None = None
+
+    @property
+    def checkpoint_path(self) -> Path | None:
+        """Where training goes on; None where it begins: also where a run was stopped in its first epoch.
+
+        Raises:
+            CheckpointError: the checkpoint is damaged.
+        """
+        path = self.directory.last_checkpoint_path
+        if self.job.continues is None or not path.is_file():
+            return None
+        if not zipfile.is_zipfile(path):
+            raise CheckpointError(f"{path}: damaged; delete it to begin the run again")
+        return path
 
     def track(self) -> None:
-        """Open the tracking: not before there is something to track, so that a mistake in the data leaves no trace."""
+        """Open the tracking: not before there is something to track, so that a mistake in the data leaves no trace.
+
+        A run that goes on goes on in the tracked run that it was, under its name, also where one job of a sweep goes on
+        alone.
+        """
         from cxr.training.tracked_run import recall, remember
         from cxr.training.tracking import build_logger
 
-        if not self.first:
+        if not self.first or self.logger is not None:
             return
         job, settings, chosen = self.job, self.job.settings, self.job.settings["logger"]
         folder = self.directory.path.name
-        if job.sweep_dir is None:
+        before = recall(self.directory) if job.continues is not None else None
+        if before is not None:
+            name, group, tracking_dir = before.name, before.group, before.folder
+        elif job.sweep_dir is None:
             name, group = single_name(settings["name"], folder, job.chosen, settings), settings["name"]
+            tracking_dir = self.directory.tracking_dir
         else:
-            name = job_name(job.number, job.chosen, job.sweep_dir, settings)
-            group = f"{settings['name']}/{job.sweep_dir.name}"
-        before = recall(self.directory)  # of a run that goes on
+            name, group = (
+                job_name(job.number, job.chosen, job.sweep_dir, settings),
+                f"{settings['name']}/{job.sweep_dir.name}",
+            )
+            # W&B's own viewer shows the runs of one folder together, so the jobs of a sweep share it.
+            sharing = RunDirectory(job.sweep_dir) if chosen["name"] == "wandb" else self.directory
+            tracking_dir = sharing.tracking_dir
         config = {
-            **settings,
+            **{name: value for name, value in settings.items() if name not in OF_THE_CALL},
             "class_weighting": balance_in_words(settings["balance"]["sampler"], settings["balance"]["weighting"]),
             "run": f"{group}/{folder}",
         }
+        self.tracking_dir = tracking_dir
         self.logger = build_logger(
             chosen["name"],
-            tracking_dir=self.tracking_dir,
+            tracking_dir=tracking_dir,
             config=config,
             name=name,
             project=chosen["project"],
             entity=chosen["entity"],
-            group=chosen["group"] if chosen["group"] is not None else group,
+            group=group if before is not None or chosen["group"] is None else chosen["group"],
             tags=chosen["tags"],
             notes=chosen["notes"],
             capture=chosen["capture"],
             run_id=None if before is None else before.id,
         )
-        remember(self.logger, self.directory, self.tracking_dir)
-
-    @property
-    def tracking_dir(self) -> Path:
-        """Where the tracker writes: W&B's own viewer shows the runs of one folder, so the jobs of a sweep share it."""
-        if self.job.sweep_dir is None or self.job.settings["logger"]["name"] != "wandb":
-            return self.directory.tracking_dir
-        return RunDirectory(self.job.sweep_dir).tracking_dir
+        remember(self.logger, self.directory, tracking_dir)
 
     def send_artifacts(self, records: pd.DataFrame, best: Mapping[str, float]) -> None:
         """Log the split and the weights that ``logger.log_model`` asks for.
@@ -101,6 +128,8 @@ class OpenRun:
             records: of the data module.
             best: metrics of the best epoch.
         """
+        if self.logger is None or self.tracking_dir is None:
+            return
         from cxr.training.artifacts import log_model, log_split
 
         log_split(self.logger, records, self.tracking_dir)
@@ -111,6 +140,19 @@ class OpenRun:
         if wanted != "none":
             checkpoints = {alias: path for alias, path in paths.items() if path.is_file()}
             log_model(self.logger, self.tracking_dir, checkpoints, metrics=best)
+
+    def close_tracking(self, exit_status: int, status: str, reason: str | None) -> None:
+        """Close what `track` opened.
+
+        Args:
+            status: finished, failed, interrupted or diverged.
+            reason: a few words that name no file and no patient.
+        """
+        if self.logger is None:
+            return
+        from cxr.training.tracking import finish
+
+        finish(self.logger, exit_status, status=status, reason=reason)
 
 
 @contextmanager
@@ -128,19 +170,29 @@ def open_run(job: Job) -> Iterator[OpenRun]:
     if joined is not None:
         yield OpenRun(job, joined, first=False)
         return
-    if job.sweep_dir is not None:
+    if job.continues is not None:
+        directory = RunDirectory(job.continues.absolute())
+    elif job.sweep_dir is not None:
         directory = RunDirectory.take(job.sweep_dir / str(job.number))
     else:
         directory = RunDirectory.create(settings["paths"]["output"], settings["name"])
-    shown = os.path.relpath(directory.path)
-    text = yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True)
-    write_atomically(directory.config_path, _CONFIG_HEAD.format(path=shown) + text)
-    environment = describe_environment(cuda=devices["accelerator"] == "cuda")
-    write_atomically(directory.environment_path, json.dumps(environment, indent=2) + "\n")
-    run = OpenRun(job, directory, first=True)
+    with directory.held():
+        if job.continues is not None:
+            RunDirectory.reopen(directory.path)
+        yield from _kept_books(OpenRun(job, directory, first=True), cuda=devices["accelerator"] == "cuda")
+
+
+def _kept_books(run: OpenRun, *, cuda: bool) -> Iterator[OpenRun]:
+    """Write what the run is and what it is trained with, let it go on, and write what it came to."""
+    job, directory = run.job, run.directory
     status, reason, exit_status = "failed", None, 1
     told = None  # of the reason, to W&B: an error may name a patient or a file
-    try:
+    try:  # from here on: a signal may come while the machine is being described
+        if job.continues is None:
+            own = {name: value for name, value in job.settings.items() if name not in OF_THE_CALL}
+            text = yaml.safe_dump(own, sort_keys=False, allow_unicode=True)
+            write_atomically(directory.config_path, _CONFIG_HEAD.format(path=os.path.relpath(directory.path)) + text)
+        _note_environment(directory, describe_environment(cuda=cuda))
         yield run
         status, exit_status = "finished", 0
     except CxrError as error:
@@ -148,18 +200,30 @@ def open_run(job: Job) -> Iterator[OpenRun]:
         reason, exit_status = " ".join(str(error).split()), error.exit_status
         told = reason if isinstance(error, DivergedError) else type(error).__name__
         raise
-    except SystemExit as end:  # a signal: 128 + its number
-        exit_status = end.code if isinstance(end.code, int) else 1
-        status, reason = "interrupted", f"exit status {exit_status}"
-        told = reason
+    except SystemExit as end:
+        exit_status = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+        told = reason = f"exit status {exit_status}"
+        if exit_status in SIGNALLED:
+            status = "interrupted"
         raise
     except BaseException as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         told = type(error).__name__
         raise
     finally:
-        if run.logger is not None:
-            from cxr.training.tracking import finish
+        tracked = run.job.settings["logger"]["name"] == "wandb"
+        if status in ("failed", "diverged") and tracked and run.job.sweep_dir is not None:
+            # A run of its own that fails before there is anything to track leaves no trace; among the jobs of a sweep
+            # it would be missed.
+            run.track()
+        run.close_tracking(exit_status, status, told)
+        run.directory.write_status(status, reason=reason, exit_status=exit_status)  # type: ignore[arg-type]
 
-            finish(run.logger, exit_status, status=status, reason=told)
-        directory.write_status(status, reason=reason, exit_status=exit_status)  # type: ignore[arg-type]
+
+def _note_environment(directory: RunDirectory, environment: dict[str, Any]) -> None:
+    """Write with what the run is trained; with what it goes on is written below that."""
+    path = directory.environment_path
+    if path.is_file():
+        first = json.loads(path.read_text(encoding="utf-8"))
+        environment = {**first, "resumed": [*first.get("resumed", []), environment]}
+    write_atomically(path, json.dumps(environment, indent=2) + "\n")

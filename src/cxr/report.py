@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
@@ -16,6 +15,8 @@ from cxr.command_line import Job
 from cxr.files import write_atomically
 from cxr.open_run import OpenRun
 from cxr.sources.spreadsheet import to_csv
+from cxr.sweeps.job import best_auroc
+from cxr.sweeps.plan import differing
 from cxr.training.run_directory import RunDirectory
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def _console() -> Console:
     return console if console.is_terminal else Console(highlight=False, soft_wrap=True, width=160)
 
 
-def report_data(split_path: Path, dropped_path: Path, data: CXRDataModule, split_kind: str) -> None:
+def report_data(split_path: Path, dropped_path: Path, data: CXRDataModule) -> None:
     """Print what was kept and dropped and how it is divided; save both."""
     write_atomically(split_path, to_csv(data.records.drop(columns=["path", "predefined_split"])))
     write_atomically(dropped_path, to_csv(data.dropped))
@@ -44,10 +45,17 @@ def report_data(split_path: Path, dropped_path: Path, data: CXRDataModule, split
     for note in data.notes:
         console.print(f"  {escape(note)}")
     console.print(_split_table(data))
-    if split_kind == "random_image":
+    kind, unit = (data.hparams["split"].get(name) for name in ("kind", "unit"))
+    if kind == "random_image" or unit == "image":
+        asked = "data.split.kind=random_image" if kind == "random_image" else "data.split.unit=image"
         console.print(
-            f"[bold red]data.split.kind=random_image divides images, not patients: it LEAKS. {len(data.leaks)} "
+            f"[bold red]{asked} divides images, not patients: it LEAKS. {len(data.leaks)} "
             "patients stand on several sides; the numbers of this run say nothing of new patients.[/]"
+        )
+    elif unit == "patient" and data.leaks:
+        console.print(
+            "[bold red]data.split.unit=patient believes the patient ids as they are listed: it LEAKS. "
+            f"{len(data.leaks)} patients who share a picture, or stand under several ids, are on several sides.[/]"
         )
     elif data.leaks:
         console.print(f"[bold red]LEAK: {len(data.leaks)} patients stand on several sides of the split.[/]")
@@ -181,30 +189,22 @@ def report_collections(folders: Sequence[Path]) -> None:
 
 def report_sweep(jobs: Sequence[Job]) -> None:
     """Print the jobs of a multirun, the best by validation AUROC first, those that failed last with the reason."""
-    names = sorted({name for job in jobs for name in job.chosen})
-    differing = [name for name in names if len({job.chosen.get(name) for job in jobs}) > 1]
+    names = differing([job.chosen for job in jobs])
     rows: list[tuple[float, list[str]]] = []
     for job in jobs:
         assert job.sweep_dir is not None
         directory = RunDirectory(job.sweep_dir / str(job.number))
         # A job that was refused before it had a directory has no status.
-        known = directory.status_path.is_file()
-        status: dict[str, Any] = directory.read_status() if known else {"status": "failed", "reason": None}
-        auroc = _best_auroc(directory) if status["status"] == "finished" else None
+        status = directory.read_status() or {"status": "failed", "reason": None}
+        auroc = best_auroc(directory) if status["status"] == "finished" else None
         shown = f"{auroc:.4f}" if auroc is not None else "-"
         outcome = str(status["status"]) + (f": {status['reason']}" if status["reason"] is not None else "")
-        chosen = [str(job.chosen.get(name, "")) for name in differing]
+        chosen = [str(job.chosen.get(name, "")) for name in names]
         rows.append((-1.0 if auroc is None else auroc, [str(job.number), *chosen, shown, outcome]))
     table = Table(title=f"Sweep {os.path.relpath(jobs[0].sweep_dir or '.')}", title_justify="left", title_style="bold")
-    for name in ("job", *differing, "val/auroc"):
+    for name in ("job", *names, "val/auroc"):
         table.add_column(escape(name), justify="right" if name in ("job", "val/auroc") else "left")
     table.add_column("status", overflow="fold")
     for _, row in sorted(rows, key=lambda row: row[0], reverse=True):
         table.add_row(*(escape(cell) for cell in row))
     _console().print(table)
-
-
-def _best_auroc(directory: RunDirectory) -> float | None:
-    metrics: dict[str, Any] = json.loads(directory.metrics_path.read_text(encoding="utf-8"))
-    value = metrics["val"]["auroc"]["value"]
-    return None if value is None else float(value)

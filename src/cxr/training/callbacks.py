@@ -51,7 +51,7 @@ class BestCheckpoint(ModelCheckpoint):
         self.best_metrics = dict(state_dict["best_metrics"])
         if state_dict["used_monitor"] == _FALLBACK:
             self.monitor, self.mode = _FALLBACK, "min"
-        super().load_state_dict(state_dict)
+        super().load_state_dict(_as_if_here(state_dict, str(self.dirpath)))
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         _fall_back(self, trainer)
@@ -84,6 +84,9 @@ class LastCheckpoint(ModelCheckpoint):
     def state_key(self) -> str:
         return type(self).__name__
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(_as_if_here(state_dict, str(self.dirpath)))
+
 
 class BestEarlyStopping(EarlyStopping):
     """Stop after ``patience`` epochs without a higher `MONITOR` (or, without one, a lower validation loss)."""
@@ -97,6 +100,19 @@ class BestEarlyStopping(EarlyStopping):
     @property
     def state_key(self) -> str:
         return type(self).__name__
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "used_monitor": self.monitor}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if state_dict["used_monitor"] == _FALLBACK:  # or the best loss would be forgotten at the next epoch
+            self.monitor, self.mode = _FALLBACK, "min"
+        super().load_state_dict(state_dict)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # A run that had stopped by itself, and was cut off before its end, has no epoch to go.
+        if self.wait_count >= self.patience:
+            trainer.should_stop = True
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         _fall_back(self, trainer)
@@ -152,6 +168,20 @@ class StepMonitor(pl.Callback):
         for logger in trainer.loggers:
             # Lightning counts the steps of its own entries from 0.
             logger.log_metrics({**metrics, "epoch": trainer.current_epoch}, step=step - 1)
+
+
+def _as_if_here(state_dict: dict[str, Any], dirpath: str) -> dict[str, Any]:
+    """The state of a `ModelCheckpoint` whose run directory was moved or copied meanwhile.
+
+    Lightning itself would forget the best score, and would delete the files of the other directory.
+    """
+
+    def here(path: str) -> str:
+        return str(Path(dirpath) / Path(path).name) if path else path
+
+    paths = {name: here(state_dict[name]) for name in ("best_model_path", "kth_best_model_path", "last_model_path")}
+    kept = {here(path): score for path, score in state_dict["best_k_models"].items()}
+    return {**state_dict, **paths, "best_k_models": kept, "dirpath": dirpath}
 
 
 def _fall_back(callback: BestCheckpoint | BestEarlyStopping, trainer: pl.Trainer) -> None:

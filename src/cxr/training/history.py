@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 
 from cxr.files import write_atomically
 from cxr.sources.spreadsheet import to_csv
+from cxr.training.module import CXRModule
 
 
 class EpochHistory(pl.callbacks.Checkpoint):
@@ -30,13 +31,18 @@ class EpochHistory(pl.callbacks.Checkpoint):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._started = time.monotonic()
         if trainer.current_epoch > 0 and self._path.is_file():
-            kept = pd.read_csv(self._path)
+            # To the last digit, so that a resumed run leaves the file of an undisturbed one.
+            kept = pd.read_csv(self._path, float_precision="round_trip")
             self._rows = kept[kept["epoch"] < trainer.current_epoch].to_dict("records")  # type: ignore[assignment]
+            if self._rows:
+                self._started -= self._rows[-1]["seconds"]
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not trainer.is_global_zero:
             return
-        metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if "/" in name}
+        assert isinstance(pl_module, CXRModule)
+        # Lightning's own table would show, for a metric that is undefined in this epoch, what an earlier one gave.
+        metrics = {name: value for split in pl_module.epoch_metrics.values() for name, value in split.items()}
         self._rows.append(
             {
                 "epoch": trainer.current_epoch,

@@ -95,6 +95,7 @@ class CXRModule(pl.LightningModule):
         )
         self.network = made.network
         self.loaded_weights: LoadedWeights | None = made.loaded
+        self._initial_weights: str | None = None  # of the run whose checkpoint was restored
         # (grey / 255 - mean) / std as one multiplication and one addition for each of the three channels.
         mean, std = torch.tensor(made.mean), torch.tensor(made.std)
         self.register_buffer("pixel_scale", 1 / (255 * std))
@@ -325,7 +326,13 @@ class CXRModule(pl.LightningModule):
         parameters = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY)
         if parameters is not None:
             parameters.update(pretrained=False, weights=None)
-        checkpoint["initial_weights"] = None if self.loaded_weights is None else self.loaded_weights.source
+        checkpoint["initial_weights"] = (
+            self._initial_weights if self.loaded_weights is None else self.loaded_weights.source
+        )
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Remember from which weights the training began that goes on here."""
+        self._initial_weights = checkpoint.get("initial_weights")
 
 
 def _first_of_each(index: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,9 +9,13 @@ import json
 import os
 import re
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+from filelock import FileLock, Timeout
 
 from cxr.errors import ConfigurationError
 from cxr.files import write_atomically
@@ -25,7 +29,7 @@ _RANK_VARIABLES = ("RANK", "SLURM_PROCID", "LOCAL_RANK", "NODE_RANK")
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """The paths of one run; see `create`, `take` and `join` for how it comes to be."""
+    """The paths of one run; see `create`, `take`, `reopen` and `join` for how it comes to be."""
 
     path: Path
 
@@ -122,6 +126,41 @@ class RunDirectory:
         return cls._begin(path)
 
     @classmethod
+    def reopen(cls, path: str | Path) -> RunDirectory:
+        """Go on in the directory of a run that stopped; the caller holds it (`held`).
+
+        Raises:
+            ConfigurationError: no run has been there, or it is finished.
+        """
+        run = cls(Path(path).absolute())
+        if not run.config_path.is_file():
+            raise ConfigurationError(f"run directory {path}: holds no run (there is no config.yaml)")
+        if run.read_status().get("status") == "finished":
+            raise ConfigurationError(f"run directory {path}: the run is finished; there is nothing to go on with")
+        return cls._begin(run.path)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep the run to this process for as long as it lives: a process number may belong to another by now.
+
+        Raises:
+            ConfigurationError: a living process holds it.
+        """
+        lock = FileLock(self.path / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise ConfigurationError(
+                f"run directory {self.path}: a living process (number {self.read_status().get('process')}) writes it"
+            ) from None
+        except OSError as error:
+            raise ConfigurationError(f"run directory {self.path}: cannot be written ({error.strerror})") from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    @classmethod
     def join(cls) -> RunDirectory | None:
         """The directory of the run that this process was started to take part in, or None in a run's first process.
 
@@ -169,7 +208,11 @@ class RunDirectory:
         write_atomically(self.status_path, json.dumps(content, indent=2) + "\n")
 
     def read_status(self) -> dict[str, Any]:
-        content: dict[str, Any] = json.loads(self.status_path.read_text(encoding="utf-8"))
+        """What `write_status` wrote; empty where the run was killed before it said anything."""
+        try:
+            content: dict[str, Any] = json.loads(self.status_path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
         return content
 
 

@@ -80,8 +80,9 @@ def build_logger(
         return None
     tracking_dir = Path(tracking_dir)
     if kind == "csv":
-        # An empty name and version: metrics.csv lies in the folder itself.
-        return CSVLogger(tracking_dir, name="", version="")
+        # An empty name and version: metrics.csv lies in the folder itself. It would be deleted where a run goes on.
+        number = len(list(tracking_dir.glob("**/metrics.csv")))
+        return CSVLogger(tracking_dir, name="", version=f"resumed_{number}" if number else "")
     if kind == "tensorboard":
         try:
             return TensorBoardLogger(tracking_dir, name="", version="", default_hp_metric=False)

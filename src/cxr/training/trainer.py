@@ -16,6 +16,7 @@ from cxr.training.callbacks import BestCheckpoint, BestEarlyStopping, EndBetween
 from cxr.training.checkpoint_io import DurableCheckpointIO
 from cxr.training.history import EpochHistory
 from cxr.training.progress import EpochProgress
+from cxr.training.random_state import RandomState
 from cxr.training.run_directory import RunDirectory
 
 # What Lightning says that does not hold here, and why.
@@ -79,10 +80,12 @@ def build_trainer(
     precision = resolve_precision(precision, devices["accelerator"])
     silence_wrong_advice()
     callbacks: list[pl.Callback] = [
+        RandomState(),
+        # Before the checkpoints: an epoch that a resumed run does not repeat has its row.
+        EpochHistory(run_dir.history_path),
         BestCheckpoint(run_dir.checkpoints_dir),
         LastCheckpoint(run_dir.checkpoints_dir),
         StepMonitor(log_every_n_steps),
-        EpochHistory(run_dir.history_path),
         EpochProgress(enabled=progress),
     ]
     if early_stopping_patience is not None:

@@ -1,0 +1,91 @@
+"""Is this the run that the settings ask for, and may it go on?"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cxr.config import TrainConfig, keys
+from cxr.errors import ConfigurationError
+from cxr.training.run_directory import RunDirectory
+
+Settings = Mapping[str, Any]
+
+# How a run is called, not what it is: these stay out of its config.yaml.
+OF_THE_CALL = ("sweep", "resume")
+
+
+def identity(settings: Settings) -> str:
+    """What a run is, as a text: equal for two that come to the same result, whatever they are called.
+
+    The order counts, as that of the classes does; both come from the schema.
+    """
+    return json.dumps(list(_telling(settings)))
+
+
+def kept_settings(run: RunDirectory) -> dict[str, Any] | None:
+    """The settings of the run that lies in a directory; None where none does, or none that can be read."""
+    try:
+        content = yaml.safe_load(run.config_path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return None
+    if not isinstance(content, dict):
+        return None
+    return {str(name): value for name, value in content.items() if name != "defaults"}
+
+
+def require_resumable(path: str | Path, settings: Settings) -> None:
+    """Refuse what cannot go on, before anything slow begins.
+
+    Args:
+        path: a run directory.
+        settings: what was asked for, resolved.
+
+    Raises:
+        ConfigurationError: there is no run, it is finished, a living process writes it, or a setting was changed.
+    """
+    run = RunDirectory(Path(path))
+    kept = kept_settings(run)
+    if kept is None:
+        raise ConfigurationError(f"resume={path}: no run directory (there is no config.yaml that can be read)")
+    if run.read_status().get("status") == "finished":
+        raise ConfigurationError(f"resume={path}: the run is finished; there is nothing to go on with")
+    with run.held():
+        pass
+    # Where the files lie is no part of a run: the checkpoint knows them by their fingerprints.
+    before, now = (
+        {name: value for name, value in _telling(each) if not name.startswith("paths.")} for each in (kept, settings)
+    )
+    changed = [
+        f"{name}: {_shown(before.get(name))} -> {_shown(now.get(name))}"
+        for name in dict.fromkeys([*before, *now])
+        if before.get(name) != now.get(name)
+    ]
+    if changed:
+        raise ConfigurationError(
+            f"resume={path}: a run goes on with the settings that it has; changed: {', '.join(changed)}; "
+            "leave them as they are, or begin another run"
+        )
+
+
+def _telling(settings: Settings) -> Iterator[tuple[str, Any]]:
+    silent = [key.name for key in keys(TrainConfig) if not key.metadata["changes_result"]]
+    for name, value in _flat(settings):
+        if name not in silent and name.partition(".")[0] not in OF_THE_CALL:
+            yield name, value
+
+
+def _flat(settings: Settings, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _shown(value: Any) -> str:
+    return "null" if value is None else str(value)

@@ -1,0 +1,131 @@
+"""Which processes do the jobs of a multirun become, and what came of them?"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from cxr.command_line import Job
+from cxr.errors import ConfigurationError
+from cxr.resumption import identity, kept_settings
+from cxr.sweeps.devices import DevicePool, default_num_jobs, gpus_of_job, visible_gpus
+from cxr.sweeps.display import Display
+from cxr.sweeps.job import SweepJob, best_auroc, note_refusal
+from cxr.sweeps.plan import differing, find_places
+from cxr.sweeps.supervisor import Supervisor
+from cxr.training.run_directory import RunDirectory
+
+
+def hold_sweep(sweep_dir: Path) -> AbstractContextManager[object]:
+    """Keep a sweep folder to this process.
+
+    Raises:
+        ConfigurationError: another process runs the sweep, or the folder cannot be written.
+    """
+    try:
+        sweep_dir.mkdir(parents=True, exist_ok=True)
+        return FileLock(sweep_dir / ".lock").acquire(timeout=0)
+    except Timeout:
+        raise ConfigurationError(
+            f"sweep folder {os.path.relpath(sweep_dir)}: another program runs this sweep; wait for it, or give another "
+            "sweep.name"
+        ) from None
+    except OSError as error:
+        raise ConfigurationError(f"sweep folder {sweep_dir}: cannot be written ({error.strerror})") from None
+
+
+def run_jobs(
+    jobs: Sequence[Job],
+    refusals: Sequence[str | None],
+    command: Sequence[str],
+    *,
+    n_jobs: int | None,
+    gpus_per_job: int | None,
+) -> tuple[list[Job], list[float]]:
+    """Run the jobs of one batch, except those that are finished, and wait for all.
+
+    Args:
+        jobs: as they were typed, with the numbers that they have where all are new.
+        refusals: why a job cannot begin; None where it can.
+        command: starts the program with its flags; the overrides of a job follow.
+        n_jobs, gpus_per_job: see `ProcessLauncherConf`.
+
+    Returns:
+        The jobs with the numbers that they have got, and the best validation AUROC of each (NaN: there is none).
+
+    Raises:
+        ConfigurationError: there are not so many GPUs, or a run of the sweep goes on somewhere.
+        SystemExit: after SIGINT or SIGTERM.
+    """
+    sweep_dir = jobs[0].sweep_dir
+    assert sweep_dir is not None
+    gpus = visible_gpus() if any(job.settings and job.settings["trainer"]["gpus"] != 0 for job in jobs) else []
+    gpus_of_jobs = [
+        gpus_of_job(job.settings["trainer"]["gpus"], gpus_per_job, len(gpus)) if job.settings else 0 for job in jobs
+    ]
+    num_jobs = default_num_jobs(gpus_of_jobs, len(gpus)) if n_jobs is None else n_jobs
+    with Display() as display:
+        identities = [identity(job.settings) if job.settings else None for job in jobs]
+        places = find_places(sweep_dir, identities, jobs[0].number, _identify, display.say)
+        jobs = [replace(job, number=place.number) for job, place in zip(jobs, places, strict=True)]
+        names = differing([job.chosen for job in jobs])
+        entries = []
+        for job, place, number_of_gpus, refusal in zip(jobs, places, gpus_of_jobs, refusals, strict=True):
+            entry = SweepJob(
+                number=place.number,
+                directory=RunDirectory(sweep_dir / str(place.number)),
+                label=", ".join(f"{name}={job.chosen[name]}" for name in names if name in job.chosen),
+                command=[*command, *job.overrides, "hydra.mode=RUN"],
+                end_command=[sys.executable, "-m", "cxr.record_end", str(sweep_dir / str(place.number))],
+                gpus=number_of_gpus,
+                continues=place.standing == "stopped",
+            )
+            if job.settings:
+                trainer = job.settings["trainer"]
+                several = 2 if trainer["strategy"] == "ddp" else 1
+                entry.max_epochs = trainer["max_epochs"]
+                entry.processes = several if trainer["num_processes"] is None else trainer["num_processes"]
+            if refusal is not None:
+                note_refusal(entry, refusal)
+            elif place.standing == "finished":
+                entry.state = "done"
+            elif place.standing == "diverged":  # it would diverge again
+                entry.state, entry.reason = "failed", str(entry.directory.read_status()["reason"])
+            if entry.state != "queued":
+                display.changed(entry)
+            entries.append(entry)
+        try:
+            Supervisor(num_jobs, DevicePool(gpus, num_jobs, gpus_of_jobs), display).run(entries)
+        except SystemExit:
+            display.say(f"Go on with: {_program()} -m sweep.resume={os.path.relpath(sweep_dir)}")
+            raise
+    scores = [best_auroc(entry.directory) if entry.state == "done" else None for entry in entries]
+    _say_what_failed(entries)
+    return list(jobs), [math.nan if score is None else score for score in scores]
+
+
+def _identify(run: RunDirectory) -> str | None:
+    settings = kept_settings(run)
+    return None if settings is None else identity(settings)
+
+
+def _say_what_failed(entries: Sequence[SweepJob]) -> None:
+    failed = [entry for entry in entries if entry.state == "failed"]
+    if not failed:
+        return
+    print(f"error: {len(failed)} of {len(entries)} jobs failed", file=sys.stderr)
+    for entry in failed:
+        console = f" (console: {os.path.relpath(entry.console_path)})" if entry.console_path.is_file() else ""
+        label = f" ({entry.label})" if entry.label else ""
+        print(f"  job {entry.number}{label}: {entry.reason}{console}", file=sys.stderr, flush=True)
+
+
+def _program() -> str:
+    return f"python {os.path.relpath(sys.argv[0])}"

@@ -1,0 +1,1 @@
+"""The jobs of a multirun, each in a process of its own."""
