@@ -19,6 +19,7 @@ from cxr.command_line import CONF_DIR
 from cxr.errors import ConfigurationError
 from cxr.files import write_atomically
 from cxr.interruption import defer, end_if_asked, resume
+from cxr.resumption import changes
 from cxr.training.run_directory import RunDirectory, make_folder
 
 if TYPE_CHECKING:
@@ -67,8 +68,11 @@ class ProtocolRuns:
             write_atomically(path, json.dumps(fixed, indent=2) + "\n")
         elif not path.is_file():
             raise ConfigurationError(f"protocols.resume={given}: no folder of an earlier call (configuration.json)")
-        elif (differs := _first_difference(json.loads(path.read_text(encoding="utf-8")), fixed)) is not None:
-            raise ConfigurationError(f"protocols.resume={given}: its trainings had another {differs}; give the same")
+        elif changed := changes(json.loads(path.read_text(encoding="utf-8")), fixed):
+            name, old, new = changed[0]
+            raise ConfigurationError(
+                f"protocols.resume={given}: its trainings had another {name} ({old}, not {new}); give the same"
+            )
         words = [word for word in typed if not word.lstrip("+~").startswith("protocols.")]
         commands = folder / COMMANDS
         known = json.loads(commands.read_text(encoding="utf-8")) if commands.is_file() else {}
@@ -231,14 +235,3 @@ def _fixed(settings: Mapping[str, Any]) -> dict[str, Any]:
     kept = {name: value for name, value in settings.items() if name not in left_out} | {"protocols": own}
     plain: dict[str, Any] = json.loads(json.dumps(kept))
     return plain
-
-
-def _first_difference(old: Any, new: Any, name: str = "") -> str | None:
-    """The first key, in dotted form, under which two nested settings differ, with both values."""
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
-        for key in [*old, *(key for key in new if key not in old)]:
-            found = _first_difference(old.get(key), new.get(key), f"{name}.{key}" if name else str(key))
-            if found is not None:
-                return found
-        return None
-    return None if old == new else f"{name} ({old}, not {new})"

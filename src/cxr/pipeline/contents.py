@@ -104,23 +104,13 @@ def read_contents(
     if names is not None:
         names = names[stays].reset_index(drop=True)
     elif given_split is not None and divides:
-        names = match_split(records, given_split, "the checkpoint", whole=True)
-        if "group" in given_split:
-            groups = pd.Series(_given_groups(records, given_split), records.index, dtype=records["group"].dtype)
-            records["group"] = groups
+        given = match_split(records, given_split, "the checkpoint", whole=True)
+        names = given["split"].astype(object)
+        if "group" in given:
+            records["group"] = given["group"].astype(records["group"].dtype)
     if names is not None:
         require_every_class(records["label"].to_numpy(object), names, also_in_test=not leaves_one_out)
     code = {name: number for number, name in enumerate(manifest.class_names)}
     labels = np.array([code.get(label, -1) for label in records["label"]], np.int64)
     manifest.records["split"] = names if names is not None else pd.Series(None, records.index, dtype=object)
     return Contents(manifest, PreparedRecords(images, labels), pairs, read.joins)
-
-
-def _given_groups(records: pd.DataFrame, given: pd.DataFrame) -> list[str]:
-    """The groups of an earlier split that `match_split` has matched: by source and image, else by the file's bytes."""
-    keys = zip(given["source"], given["image"], strict=True)
-    group_of = dict(zip(keys, given["group"], strict=True))
-    group_of_bytes = dict(zip(given["sha256"], given["group"], strict=True))
-    rows = zip(records["source"], records["image"], records["sha256"], strict=True)
-    return [group_of[source, image] if (source, image) in group_of else group_of_bytes[sha]
-            for source, image, sha in rows]  # fmt: skip

@@ -109,7 +109,7 @@ def assign_splits(
     else:
         if path is None:
             raise ConfigurationError("data.split.path: is not set; data.split.kind=file needs the split.csv of a run")
-        names = match_split(records, _read_split(Path(path)), str(path)).to_numpy(object)
+        names = match_split(records, _read_split(Path(path)), str(path))["split"].to_numpy(object)
 
     split = pd.Series(names, index=records.index, name="split", dtype=object)
     require_every_class(labels, split, also_in_test=kind != "leave_one_out")
@@ -170,14 +170,17 @@ def require_every_class(labels: NDArray[np.object_], split: pd.Series[str], *, a
                 )
 
 
-def match_split(records: pd.DataFrame, given: pd.DataFrame, origin: str, *, whole: bool = False) -> pd.Series[str]:
-    """Give records the split that an earlier run gave them, found by source and image, else by the file's bytes.
+def match_split(records: pd.DataFrame, given: pd.DataFrame, origin: str, *, whole: bool = False) -> pd.DataFrame:
+    """What an earlier run said of each record, found by source and image, else by the file's bytes.
 
     Args:
         records: a manifest.
         given: columns source, image, split, and perhaps sha256.
         origin: where ``given`` comes from, for the messages.
         whole: also refuse records that stand in ``given`` and are missing now.
+
+    Returns:
+        The row of ``given`` for each record, with the index of ``records``.
 
     Raises:
         DataError: a record that ``given`` does not know, files with other bytes than then, unknown names of splits.
@@ -190,29 +193,29 @@ def match_split(records: pd.DataFrame, given: pd.DataFrame, origin: str, *, whol
         raise DataError(f"{origin}: {len(unknown)} rows have a split like {unknown.iloc[0]!r}; say train, val or test")
 
     keys = list(zip(given["source"], given["image"], strict=True))
-    split_of = dict(zip(keys, given["split"], strict=True))
-    if len(split_of) < len(set(zip(keys, given["split"], strict=True))):
+    row_of = {key: row for row, key in enumerate(keys)}
+    if len(row_of) < len(set(zip(keys, given["split"], strict=True))):
         raise DataError(f"{origin}: an image stands in two splits; give each image one row")
     bytes_of: dict[tuple[str, str], str] = {}
-    split_of_bytes: dict[str, str] = {}
+    row_of_bytes: dict[str, int] = {}
     if "sha256" in given:
         known = given["sha256"].notna().to_numpy()
         bytes_of = {key: sha for key, sha, ok in zip(keys, given["sha256"], known, strict=True) if ok}
-        split_of_bytes = {bytes_of[key]: split_of[key] for key in bytes_of}
+        row_of_bytes = {bytes_of[key]: row_of[key] for key in bytes_of}
 
-    names: list[str] = []
+    rows: list[int] = []
     missing: list[str] = []
     changed: list[str] = []
     used: set[tuple[str, str]] = set()
     for source, image, sha in zip(records["source"], records["image"], records["sha256"], strict=True):
         key = (source, image)
-        if key in split_of:
+        if key in row_of:
             used.add(key)
-            names.append(split_of[key])
+            rows.append(row_of[key])
             if sha is not None and bytes_of.get(key, sha) != sha:
                 changed.append(f"{source}/{image}")
-        elif sha in split_of_bytes:
-            names.append(split_of_bytes[sha])
+        elif sha in row_of_bytes:
+            rows.append(row_of_bytes[sha])
         else:
             missing.append(f"{source}/{image}")
     if changed:
@@ -225,13 +228,13 @@ def match_split(records: pd.DataFrame, given: pd.DataFrame, origin: str, *, whol
             f"{origin}: {len(missing)} of {len(records)} records are not in it ({missing[0]}); give the split of the "
             "same data, or make a new one with data.split.kind=holdout"
         )
-    absent = len(split_of) - len(used)
+    absent = len(row_of) - len(used)
     if absent > 0 and whole:
-        first = "/".join(next(key for key in split_of if key not in used))
-        raise DataError(f"{origin}: {absent} of its {len(split_of)} images are gone ({first}); bring the files back")
+        first = "/".join(next(key for key in row_of if key not in used))
+        raise DataError(f"{origin}: {absent} of its {len(row_of)} images are gone ({first}); bring the files back")
     if absent > 0:
         logger.warning("%s lists %d images that are not among the records", origin, absent)
-    return pd.Series(names, index=records.index, name="split", dtype=object)
+    return given.iloc[rows].set_axis(records.index)
 
 
 def _read_split(path: Path) -> pd.DataFrame:
