@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -15,19 +16,28 @@ from typing import Any
 import pandas as pd
 import pytest
 import safetensors.torch
-import yaml
+import torch
+import wandb
+from pytorch_lightning.loggers import WandbLogger
 from tests.wandb_server import ENTITY, WandbServer, serve
 
-from cxr.training.artifacts import hashed_split
+from cxr.dashboard import main as dashboard
+from cxr.sync import main as sync
+from cxr.training.artifacts import hashed_split, log_split, split_key
+from cxr.training.backbones import create_backbone
+from cxr.training.module import CXRModule
 from cxr.training.offline_runs import find_offline_runs
 from cxr.training.run_directory import RunDirectory
 from cxr.training.tracked_run import recall
+from cxr.training.tracking import build_logger, finish
 
 ROOT = Path(__file__).resolve().parents[1]
 SWEEP = [
     "experiment=demo",
     "data.sources.phantom.num_patients=40",
     "data.sources.phantom.size=64",
+    "data.look_for_copies=false",
+    "audit.shortcuts=false",
     "data.image_size=32",
     "model.name=resnet10t",
     "trainer.max_epochs=1",
@@ -38,7 +48,7 @@ SWEEP = [
 ]
 
 
-def call(*words: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+def call(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("WANDB_", "CXR_"))}
     (cwd / "home").mkdir(exist_ok=True)
     return subprocess.run(
@@ -46,7 +56,7 @@ def call(*words: str, cwd: Path, **environment: str) -> subprocess.CompletedProc
         capture_output=True,
         text=True,
         cwd=cwd,
-        env={**clean, "HOME": str(cwd / "home"), **environment},
+        env={**clean, "HOME": str(cwd / "home")},
         timeout=280,
     )
 
@@ -58,30 +68,25 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = call(str(ROOT / "train.py"), "-m", *SWEEP, cwd=folder)
     assert done.returncode == 0, done.stderr
     (found,) = (folder / "outputs" / "demo").iterdir()
-    quick = ["trainer.gpus=0", "saliency=0", "shortcuts=false"]
+    quick = ["trainer.gpus=0", "saliency=0", "shortcuts=false", "num_resamples=100"]
     done = call(str(ROOT / "evaluate.py"), f"run={found / '1'}", *quick, cwd=folder)
     assert done.returncode == 0, done.stderr
     return found
 
 
 @pytest.fixture
-def copied(sweep: Path) -> Iterator[Path]:
-    """The sweep, where W&B's files are put back after the test: what is sent gets a mark."""
-    kept = sweep.parent.parent / "kept"
-    shutil.copytree(sweep / "tracking" / "wandb", kept, symlinks=True)
-    yield sweep
-    shutil.rmtree(sweep / "tracking" / "wandb")
-    shutil.move(kept, sweep / "tracking" / "wandb")
+def moved(sweep: Path, tmp_path: Path) -> Path:
+    """The sweep in another place; what is sent gets a mark there."""
+    return Path(shutil.copytree(sweep, tmp_path / "moved" / sweep.name, symlinks=True))
 
 
 @pytest.fixture
-def server() -> Iterator[WandbServer]:
+def server(no_wandb_account: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
+    """A server, and a key for it."""
     with serve() as running:
+        monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+        monkeypatch.setenv("WANDB_BASE_URL", running.address)
         yield running
-
-
-def environment(server: WandbServer) -> dict[str, str]:
-    return {"WANDB_API_KEY": "a" * 40, "WANDB_BASE_URL": server.address}
 
 
 def summary_of(folder: Path) -> dict[str, Any]:
@@ -130,92 +135,130 @@ def test_an_evaluation_names_the_training_and_its_weights(sweep: Path) -> None:
 
 
 def test_the_list_needs_neither_key_nor_network(sweep: Path, tmp_path: Path) -> None:
-    done = call("-m", "cxr.sync", str(sweep), "--list", cwd=tmp_path, WANDB_BASE_URL="http://127.0.0.1:1")
+    done = call("-m", "cxr.sync", str(sweep), "--list", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "To be sent: 3 of 3" in done.stdout
     for name in ("0: balance=none", "1: oversample", "test of 1: oversample"):
         assert name in done.stdout
 
 
-def test_without_a_key_or_a_server_one_line_says_so(sweep: Path, tmp_path: Path) -> None:
-    done = call("-m", "cxr.sync", str(sweep), cwd=tmp_path)
-    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
-    assert all(word in done.stderr for word in ("WANDB_API_KEY", "wandb leet"))
-    away = {"WANDB_API_KEY": "a" * 40, "WANDB_BASE_URL": "http://127.0.0.1:1"}
-    done = call("-m", "cxr.sync", str(sweep), cwd=tmp_path, **away)
-    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1), done.stderr
-    assert "http://127.0.0.1:1 cannot be reached" in done.stderr
-    done = call("-m", "cxr.sync", str(tmp_path), cwd=tmp_path)
-    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
+@pytest.mark.usefixtures("no_wandb_account")
+def test_without_a_key_or_a_server_one_line_says_so(
+    sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sync([str(sweep)]) == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert all(word in said for word in ("WANDB_API_KEY", "wandb leet"))
+    assert sync([str(tmp_path)]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    assert dashboard(["project=chests"]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:1")
+    wandb.teardown()
+    assert sync([str(sweep)]) == 1
+    (said,) = capsys.readouterr().err.splitlines()
+    assert "http://127.0.0.1:1 cannot be reached" in said
 
 
 def test_a_whole_sweep_is_sent_once_with_its_artifacts_and_without_a_patient(
-    copied: Path, tmp_path: Path, server: WandbServer
+    moved: Path, sweep: Path, server: WandbServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    done = call("-m", "cxr.sync", str(copied), cwd=tmp_path, **environment(server))
-    assert done.returncode == 0, done.stderr
-    assert "Sent 3, skipped 0 (sent before), failed 0." in done.stdout
+    # What W&B leaves of a run that is killed at once: the head of its file.
+    (head,) = next((moved / "tracking" / "wandb").glob("offline-run-*")).glob("run-*.wandb")
+    killed = moved / "tracking" / "wandb" / "offline-run-20260101_000000-killed00"
+    killed.mkdir()
+    (killed / "run-killed00.wandb").write_bytes(head.read_bytes()[:7])
+
+    assert sync([str(moved)]) == 0
+    said = capsys.readouterr()
+    assert "Sent 3, skipped 0 (sent before), failed 0." in said.out
+    assert f"nothing to send: {killed.name}" in said.err
     names = {call["displayName"] for call in server.of("UpsertBucket")} - {None}
     assert names == {"0: balance=none", "1: oversample", "test of 1: oversample"}
     groups = {call["groupName"] for call in server.of("UpsertBucket")} - {None}
-    assert groups == {f"demo/{copied.name}"}
+    assert groups == {f"demo/{sweep.name}"}
 
     for job in ("0", "1"):
-        tracked = recall(RunDirectory(copied / job))
+        tracked = recall(RunDirectory(moved / job))
         assert tracked is not None
         weights = safetensors.torch.load(server.uploads[f"model-{tracked.id}/weights.safetensors"])
         about = json.loads(server.uploads[f"model-{tracked.id}/model.json"])
         assert about["class_names"] == ["covid", "other"]
         assert about["backbone"] == "resnet10t"
         assert weights["fc.weight"].shape[0] == 2
-        records = pd.read_csv(copied / job / "split.csv", dtype=str)
-        key = bytes.fromhex((copied / "tracking" / "split_key").read_text().strip())
-        assert server.uploads[f"split-{tracked.id}/split.csv"].decode() == hashed_split(records, key).to_csv(
-            index=False
-        )
+        records = pd.read_csv(moved / job / "split.csv", dtype=str)
+        key = bytes.fromhex((moved / "tracking" / "split_key").read_text().strip())
+        expected = hashed_split(records, key).to_csv(index=False)
+        assert server.uploads[f"split-{tracked.id}/split.csv"].decode() == expected
 
     (used,) = server.of("UseArtifact")
     assert used["artifactID"] == f"model-{tracked.id}"
-    assert used["runName"] == find_offline_runs([copied])[-1].id
+    assert used["runName"] == find_offline_runs([moved])[-1].id
 
     everything = b"\n".join(server.everything)
-    records = pd.read_csv(copied / "0" / "split.csv", dtype=str)
-    secret = {key, key.hex().encode(), str(copied).encode(), str(ROOT).encode(), socket.gethostname().encode()}
+    records = pd.read_csv(moved / "0" / "split.csv", dtype=str)
+    secret = {key, key.hex().encode(), *(str(place).encode() for place in (moved.parent, sweep.parents[2], ROOT))}
     for column in ("image", "patient", "sha256"):
         secret |= {str(value).encode() for value in records[column]}
     assert not [each for each in secret if each in everything]
+    # A short name may stand in any digest, but not by itself.
+    host = re.compile(rb"(?<![\w+/=-])" + re.escape(socket.gethostname().encode()) + rb"(?![\w+/=-])")
+    assert not [text for text in server.everything if is_text(text) and host.search(text)]
 
-    again = call("-m", "cxr.sync", str(copied), cwd=tmp_path, **environment(server))
-    assert again.returncode == 0, again.stderr
-    assert "Sent 0, skipped 3 (sent before), failed 0." in again.stdout
+    server.calls.clear()
+    assert sync([str(moved)]) == 0
+    assert "Sent 0, skipped 3 (sent before), failed 0." in capsys.readouterr().out
+    assert not server.calls
+
+
+def is_text(content: bytes) -> bool:
+    try:
+        content.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def test_a_run_that_is_online_sends_its_files_and_no_path(tmp_path: Path, server: WandbServer) -> None:
+    wandb.teardown()
+    records = pd.DataFrame({"sha256": ["a" * 64, "b" * 64], "split": ["train", "val"], "label": ["covid", "other"]})
+    logger = build_logger("wandb", tracking_dir=tmp_path / "tracking", config={}, name="first", capture="code")
+    assert isinstance(logger, WandbLogger)
+    assert not logger.experiment.settings._offline
+    log_split(logger, records, tmp_path / "tracking")
+    logger.experiment.log({"test/subgroups": wandb.Table(columns=["sex"], data=[["F"]])})
+    run_id = logger.experiment.id
+    finish(logger, 0)
+    key = split_key(tmp_path / "tracking")
+    assert server.uploads[f"split-{run_id}/split.csv"].decode() == hashed_split(records, key).to_csv(index=False)
+    assert any(name.endswith("subgroups.table.json") for name in server.uploads)
+    assert any(name.endswith("training/tracking.py") for name in server.uploads)
+    assert not [place for place in (tmp_path, ROOT) if str(place).encode() in b"\n".join(server.everything)]
 
 
 def test_weights_that_are_gone_are_not_sent_as_if_they_were_there(
-    copied: Path, tmp_path: Path, server: WandbServer
+    moved: Path, server: WandbServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    moved = tmp_path / "models"
-    shutil.move(copied / "tracking" / "models", moved)
-    try:
-        done = call("-m", "cxr.sync", str(copied), cwd=tmp_path, **environment(server))
-    finally:
-        shutil.move(moved, copied / "tracking" / "models")
-    assert done.returncode == 1
-    assert "Sent 1, skipped 0 (sent before), failed 2." in done.stdout
-    assert "2 files of its artifacts are gone" in done.stderr
+    shutil.rmtree(moved / "tracking" / "models")
+    assert sync([str(moved)]) == 1
+    said = capsys.readouterr()
+    assert "Sent 1, skipped 0 (sent before), failed 2." in said.out
+    assert "2 files of its artifacts are gone" in said.err
 
 
-def test_the_weights_of_the_artifact_start_a_training(sweep: Path, tmp_path: Path) -> None:
-    (weights, *_) = sorted((sweep / "tracking" / "models").rglob("weights.safetensors"))
-    words = [word for word in SWEEP if not word.startswith(("balance", "logger"))]
-    done = call(str(ROOT / "train.py"), *words, f"model.weights={weights}", "logger=none", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    (run,) = (tmp_path / "outputs" / "demo").iterdir()
-    assert yaml.safe_load((run / "config.yaml").read_text())["model"]["weights"] == str(weights)
+def test_a_training_starts_from_the_weights_of_the_artifact(sweep: Path) -> None:
+    tracked = recall(RunDirectory(sweep / "1"))
+    assert tracked is not None
+    (weights,) = (sweep / "tracking" / "models" / tracked.id).rglob("weights.safetensors")
+    network = create_backbone("resnet10t", num_classes=2, image_size=32, pretrained=False, weights=weights).network
+    trained = CXRModule.load_from_checkpoint(sweep / "1" / "checkpoints" / "best.ckpt").network
+    for name, tensor in trained.state_dict().items():
+        torch.testing.assert_close(network.state_dict()[name], tensor, rtol=0, atol=0)
 
 
 def test_every_key_of_the_dashboard_is_logged_by_a_real_run(sweep: Path, tmp_path: Path) -> None:
-    done = call("-m", "cxr.dashboard", "project=cxr", "--output", "board.json", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    assert dashboard(["project=cxr", "--output", str(tmp_path / "board.json")]) == 0
     shown = [summary_of(folder) for folder in (sweep / "tracking" / "wandb").glob("offline-run-*")]
     config = set().union(*(flat(each["config"]) for each in shown))
     logged = set().union(*(each["summary"] for each in shown))
@@ -253,12 +296,9 @@ def test_every_key_of_the_dashboard_is_logged_by_a_real_run(sweep: Path, tmp_pat
         assert f"test/{table}" in logged
 
 
-def test_the_dashboard_is_pushed_where_there_is_an_account(tmp_path: Path, server: WandbServer) -> None:
-    done = call("-m", "cxr.dashboard", "project=chests", cwd=tmp_path, **environment(server))
-    assert done.returncode == 0, done.stderr
+def test_the_dashboard_is_pushed_where_there_is_an_account(server: WandbServer) -> None:
+    assert dashboard(["project=chests"]) == 0
     (sent,) = server.of("UpsertView2")
     assert (sent["entityName"], sent["projectName"], sent["displayName"]) == (ENTITY, "chests", "cxr")
     titles = [each["name"] for each in json.loads(sent["spec"])["section"]["panelBankConfig"]["sections"]]
     assert {"Calibration", "Subgroups", "Cost"} <= set(titles)
-    done = call("-m", "cxr.dashboard", "project=chests", cwd=tmp_path)
-    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr

@@ -88,7 +88,7 @@ def _build(settings: dict[str, str], output: Path | None) -> None:
             raise ConfigurationError(f"--output {output}: cannot be written ({error.strerror})") from None
         print(f"Workspace: {os.path.relpath(output)}")
         return
-    from cxr.training.tracking import require_server
+    from cxr.training.wandb_account import require_server
 
     require_server("--output <file> builds the workspace without an account")
     import wandb

@@ -73,19 +73,22 @@ def _list(runs: Sequence[OfflineRun]) -> None:
     for run in runs:
         gone = f" ({len(run.missing)} files are gone)" if run.missing else ""
         cells = [run.name, run.id, run.job_type, run.status or run.state, f"{len(run.artifacts)}{gone}"]
-        table.add_row(*map(escape, cells), f"{run.staged_bytes / 1e6:,.1f}", "yes" if run.sent else "no")
+        sent = "yes" if run.sent else "nothing to send" if run.state == "empty" else "no"
+        table.add_row(*map(escape, cells), f"{run.staged_bytes / 1e6:,.1f}", sent)
     console = Console(highlight=False)
     (console if console.is_terminal else Console(highlight=False, width=160)).print(table)
-    waiting = [run for run in runs if not run.sent]
+    waiting = [run for run in runs if _waits(run)]
     size = sum(run.staged_bytes for run in waiting) / 1e6
     console.print(f"To be sent: {len(waiting)} of {len(runs)}, {size:,.1f} MB of artifacts", markup=False)
 
 
 def _send(runs: Sequence[OfflineRun]) -> int:
-    waiting = [run for run in runs if not run.sent]
-    skipped, sent, failed = len(runs) - len(waiting), 0, 0
+    waiting = [run for run in runs if _waits(run)]
+    for run in (each for each in runs if each.state == "empty"):
+        print(f"nothing to send: {run.name} was killed before it had written anything", file=sys.stderr, flush=True)
+    skipped, sent, failed = sum(run.sent for run in runs), 0, 0
     if waiting:
-        from cxr.training.tracking import require_server
+        from cxr.training.wandb_account import require_server
 
         folder = os.path.relpath(waiting[0].tracking_dir)
         require_server(f"without an account, `wandb leet {folder}/wandb` shows the runs")
@@ -106,6 +109,10 @@ def _send(runs: Sequence[OfflineRun]) -> int:
             print(f"failed: {parts[0].name}: {reason}", file=sys.stderr, flush=True)
     print(f"Sent {sent}, skipped {skipped} (sent before), failed {failed}.", flush=True)
     return 1 if failed else 0
+
+
+def _waits(run: OfflineRun) -> bool:
+    return not run.sent and run.state != "empty"
 
 
 def _missing(parts: Sequence[OfflineRun]) -> str | None:

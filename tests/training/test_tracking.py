@@ -21,6 +21,7 @@ from cxr.training.shared_settings import NOT_SENT
 from cxr.training.tracked_run import recall, remember
 from cxr.training.tracking import MAX_NAME, build_logger, finish, summarise
 from cxr.training.trainer import build_trainer
+from cxr.training.wandb_account import has_key
 
 CONFIG = {"optimizer": {"lr": 0.001}, "data": {"views": ["PA"]}, "seed": 0}
 
@@ -167,12 +168,12 @@ def test_a_place_that_cannot_be_written_costs_one_warning(tmp_path: Path, capsys
 
 
 def test_a_key_in_the_netrc_file_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert tracking.has_key() is False
+    assert has_key() is False
     (tmp_path / "netrc").write_text(f"machine api.wandb.ai login user password {'a' * 40}\n", encoding="utf-8")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    assert tracking.has_key() is True
+    assert has_key() is True
     (tmp_path / "netrc").write_text("machine example.org login user password secret\n", encoding="utf-8")
-    assert tracking.has_key() is False
+    assert has_key() is False
 
 
 @pytest.mark.parametrize("kind", ["csv", "tensorboard"])

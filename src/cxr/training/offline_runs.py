@@ -23,7 +23,8 @@ class OfflineRun:
         path: the folder, ``offline-run-<time>-<id>``.
         tracking_dir: the folder above ``wandb/``, with what is staged.
         id, name, project, entity, job_type: of W&B; the entity is None for the default of the key.
-        state: what W&B shows: finished, failed, or running (also of a run that was killed).
+        state: what W&B shows: finished, failed, or running (also of a run that was killed); ``empty`` where a run was
+            killed before anything of it reached the disk.
         status: what the run said itself: finished, failed, interrupted, diverged or running; None where it did not.
         config: settings with dotted keys at the top level only, as W&B holds them.
         artifacts: ``name:alias`` of each.
@@ -111,6 +112,8 @@ def _read(folder: Path) -> OfflineRun:
     try:
         # A run that was killed may end in half a record.
         records = [json.loads(line) for line in done.stdout.splitlines() if line.endswith("}")]
+        if not records and done.returncode == 0:
+            return _empty(folder)
         about = next(record["run"] for record in records if record["type"] == "run")
     except (StopIteration, ValueError, KeyError):
         said = " ".join(done.stderr.split())[-200:] or "it holds no run"
@@ -118,7 +121,7 @@ def _read(folder: Path) -> OfflineRun:
     config, summary = dict(_updates(records, about)), dict(_summary(records))
     exits = [record["exit"].get("exit_code", 0) for record in records if record["type"] == "exit"]
     logged = [record["artifact"] for record in records if record["type"] == "artifact"]
-    files = [Path(entry["local_path"]) for each in logged for entry in _entries(each)]
+    files = [tracking_dir / entry["local_path"] for each in logged for entry in _entries(each)]
     return OfflineRun(
         path=folder,
         tracking_dir=tracking_dir,
@@ -134,6 +137,25 @@ def _read(folder: Path) -> OfflineRun:
         staged_bytes=sum(file.stat().st_size for file in files if file.is_file()),
         missing=tuple(file for file in files if not file.is_file()),
         sent=any(folder.glob("*.wandb.synced")),
+    )
+
+
+def _empty(folder: Path) -> OfflineRun:
+    return OfflineRun(
+        path=folder,
+        tracking_dir=folder.parent.parent,
+        id=folder.name.rpartition("-")[2],
+        name=folder.name,
+        project="",
+        entity=None,
+        job_type="",
+        state="empty",
+        status=None,
+        config={},
+        artifacts=(),
+        staged_bytes=0,
+        missing=(),
+        sent=False,
     )
 
 

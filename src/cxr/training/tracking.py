@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,8 +13,10 @@ from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, Wand
 from pytorch_lightning.utilities import rank_zero_only
 
 import cxr
-from cxr.errors import ConfigurationError, CxrError
+from cxr.errors import ConfigurationError
 from cxr.training.shared_settings import shareable
+from cxr.training.staged_files import note_relative_paths
+from cxr.training.wandb_account import has_key
 
 LOGGERS = ("wandb", "csv", "tensorboard", "none")
 CAPTURES = ("none", "console", "code", "all")
@@ -27,7 +27,9 @@ MAX_NAME = 128
 # lies on the disk and can be sent later.
 _INIT_TIMEOUT = 15.0
 _FINISH_TIMEOUT = 60.0
-_ANSWER_TIMEOUT = 10.0
+# What a run that is killed has logged reaches the disk this often, seconds; W&B itself takes 15, and a job that dies
+# sooner would leave nothing.
+_FLUSH_INTERVAL = 1.0
 
 
 def build_logger(
@@ -203,51 +205,14 @@ def _init(tracking_dir: Path, mode: str, capture: str, about: Mapping[str, Any])
         x_save_requirements=False,
         init_timeout=_INIT_TIMEOUT,
         finish_timeout=_FINISH_TIMEOUT,
+        x_transaction_log_flush_interval=_FLUSH_INTERVAL,
     )
     run = wandb.init(dir=str(tracking_dir), settings=settings, **about)
+    note_relative_paths(run, tracking_dir, offline=mode == "offline")
     if capture in ("code", "all"):
         # Not W&B's own `save_code`: it sends the script alone, under its path.
         run.log_code(root=str(Path(cxr.__file__).parent), name="source-cxr")
     return run
-
-
-def require_server(otherwise: str) -> None:
-    """Refuse within seconds what W&B itself would try for minutes.
-
-    Args:
-        otherwise: what can be done without an account, for the message.
-
-    Raises:
-        ConfigurationError: there is no key.
-        CxrError: the server does not answer.
-    """
-    import wandb
-
-    if not has_key():
-        raise ConfigurationError(f"no W&B key: set WANDB_API_KEY or run `wandb login`; {otherwise}")
-    address = str(wandb.setup().settings.base_url)
-    try:
-        urllib.request.urlopen(address, timeout=_ANSWER_TIMEOUT).close()
-    except urllib.error.HTTPError:
-        pass  # it answers
-    except (OSError, ValueError) as error:
-        why = getattr(error, "reason", error)
-        raise CxrError(f"{address} cannot be reached ({why}); nothing was sent, try again with a network") from None
-
-
-def has_key() -> bool:
-    """Whether W&B could log in without asking; looks, but neither logs in nor calls the server."""
-    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
-        return True
-    import wandb
-    from wandb.sdk.lib.wbauth import read_netrc_auth
-
-    settings = wandb.setup().settings
-    try:
-        # W&B's own reader: it knows under which names its servers have been saved.
-        return settings.api_key is not None or read_netrc_auth(host=settings.base_url) is not None
-    except wandb.errors.AuthenticationError:  # a key that is none
-        return False
 
 
 def _say(line: str) -> None:
