@@ -197,6 +197,7 @@ def _init(tracking_dir: Path, mode: str, capture: str, about: Mapping[str, Any])
         silent=True,
         save_code=False,
         host="",
+        program=Path(sys.argv[0]).name,
         disable_git=True,
         disable_job_creation=True,
         x_disable_meta=True,
