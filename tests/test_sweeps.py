@@ -281,9 +281,9 @@ def test_one_jobs_end_leaves_the_others_alone(with_failures: tuple[Path, int, st
 
 def test_wandb_says_which_failed(with_failures: tuple[Path, int, str, str]) -> None:
     sweep = with_failures[0]
-    codes = {}
+    codes, told = {}, {}
     for number in ("0", "1", "2", "3"):
-        ends = []
+        ends, summary = [], {}
         tracked = json.loads((sweep / number / "tracking.json").read_text())
         folders = sorted((sweep / "tracking").rglob(f"offline-run-*-{tracked['id']}"))
         assert folders
@@ -296,8 +296,14 @@ def test_wandb_says_which_failed(with_failures: tuple[Path, int, str, str]) -> N
             )
             records = [json.loads(line) for line in shown.stdout.splitlines() if line.startswith("{")]
             ends += [record["exit"].get("exit_code", 0) for record in records if record["type"] == "exit"]
-        codes[number] = ends
+            for record in records:
+                summary |= record["summary"].get("update", {}) if record["type"] == "summary" else {}
+        codes[number], told[number] = ends, (summary["status"], summary["reason"])
     assert codes == {"0": [3], "1": [4], "2": [9], "3": [0]}
+    assert told["0"] == ("failed", "DataError")  # the error itself may name a patient
+    assert told["1"] == ("diverged", status_of(sweep / "1")["reason"])
+    assert told["2"] == ("failed", status_of(sweep / "2")["reason"])
+    assert told["3"] == ("finished", "")
 
 
 def test_ctrl_c_ends_all_jobs_between_two_batches(

@@ -243,11 +243,21 @@ def test_a_run_that_is_online_sends_its_files_and_no_path(tmp_path: Path, server
 def test_weights_that_are_gone_are_not_sent_as_if_they_were_there(
     moved: Path, server: WandbServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shutil.rmtree(moved / "tracking" / "models")
+    models = moved / "tracking" / "models"
+    models.rename(moved / "models")
     assert sync([str(moved)]) == 1
     said = capsys.readouterr()
     assert "Sent 1, skipped 0 (sent before), failed 2." in said.out
     assert "2 files of its artifacts are gone" in said.err
+    assert "no lineage yet: test of 1: oversample" in said.err
+    assert not server.of("UseArtifact")
+
+    (moved / "models").rename(models)
+    assert sync([str(moved)]) == 0
+    said = capsys.readouterr()
+    assert "Sent 2, skipped 1 (sent before), failed 0." in said.out
+    assert said.err == ""
+    assert len(server.of("UseArtifact")) == 1
 
 
 def test_a_training_starts_from_the_weights_of_the_artifact(sweep: Path) -> None:

@@ -56,6 +56,8 @@ class WandbServer:
             return {"project": {"run": about}}
         if name == "ArtifactMembershipByName":
             collection, _, alias = variables["name"].partition(":")
+            if collection not in {sent["artifactID"] for sent in self.of("CommitArtifact")}:
+                return {"project": {"artifactCollectionMembership": None}}
             place = {"id": "P", "internalId": "1", "name": variables["project"], "entity": {"name": ENTITY}}
             sequence = {"__typename": "ArtifactSequence", "name": collection, "project": place}
             artifact = {"__typename": "Artifact", "id": collection, "artifactSequence": sequence, "versionIndex": 0}

@@ -83,30 +83,33 @@ def _list(runs: Sequence[OfflineRun]) -> None:
 
 
 def _send(runs: Sequence[OfflineRun]) -> int:
-    waiting = [run for run in runs if _waits(run)]
+    waiting, untold = [run for run in runs if _waits(run)], [run for run in runs if run.models and not run.told]
     for run in (each for each in runs if each.state == "empty"):
         print(f"nothing to send: {run.name} was killed before it had written anything", file=sys.stderr, flush=True)
     skipped, sent, failed = sum(run.sent for run in runs), 0, 0
-    if waiting:
+    if waiting or untold:
         from cxr.training.wandb_account import require_server
 
-        folder = os.path.relpath(waiting[0].tracking_dir)
+        folder = os.path.relpath((waiting or untold)[0].tracking_dir)
         require_server(f"without an account, `wandb leet {folder}/wandb` shows the runs")
     # The parts of a run that was resumed go together: W&B then appends them in the order in which they began.
     together: dict[tuple[str, str], list[OfflineRun]] = {}
     for run in waiting:
         together.setdefault((run.project, run.id), []).append(run)
+    unsent = set()
     for parts in together.values():
         reason = _missing(parts) or _sync(parts)
         if reason is None:
             sent += len(parts)
             print(f"sent: {parts[0].name}", flush=True)
-            reason = _link(parts[0])
-            if reason is not None:
-                print(f"  no lineage: {reason}", file=sys.stderr, flush=True)
         else:
             failed += len(parts)
+            unsent |= {part.path for part in parts}
             print(f"failed: {parts[0].name}: {reason}", file=sys.stderr, flush=True)
+    for run in untold:
+        reason = None if run.path in unsent else _tell(run)
+        if reason is not None:
+            print(f"no lineage yet: {run.name}: {reason}; call this again", file=sys.stderr, flush=True)
     print(f"Sent {sent}, skipped {skipped} (sent before), failed {failed}.", flush=True)
     return 1 if failed else 0
 
@@ -119,7 +122,7 @@ def _missing(parts: Sequence[OfflineRun]) -> str | None:
     gone = [file for part in parts for file in part.missing]
     if not gone:
         return None
-    return f"{len(gone)} files of its artifacts are gone (first: {gone[0]}); was the folder moved? move it back"
+    return f"{len(gone)} files of its artifacts are gone (first: {gone[0]}); put them back"
 
 
 def _sync(parts: Sequence[OfflineRun]) -> str | None:
@@ -147,20 +150,17 @@ def _sync(parts: Sequence[OfflineRun]) -> str | None:
     return lines[-1] if lines else f"wandb sync ended with {done.returncode}"
 
 
-def _link(run: OfflineRun) -> str | None:
+def _tell(run: OfflineRun) -> str | None:
     """Tell the server which weights an evaluation used: offline W&B could not be told; None, or why not."""
-    wanted = run.config.get("model_artifact")
-    if run.job_type != "evaluate" or not wanted:
-        return None
     import wandb
 
-    names = [name for name in ([wanted] if isinstance(wanted, str) else wanted) if name]
     try:
         api = wandb.Api(overrides={"project": run.project, **({"entity": run.entity} if run.entity else {})})
         place = "/".join(part for part in (run.entity or api.default_entity, run.project) if part)
         online = api.run(f"{place}/{run.id}")
-        for name in names:
+        for name in run.models:
             online.use_artifact(api.artifact(f"{place}/{name}"))
+        run.mark_told()
     except Exception as error:  # the run has been sent; its config names the artifact all the same
         return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
     return None

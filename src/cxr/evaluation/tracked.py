@@ -19,7 +19,7 @@ from cxr.evaluation.report.figures import thumbnail
 from cxr.evaluation.scoring.answers import Answers
 from cxr.evaluation.scoring.checkpoint import OpenedRun
 from cxr.training.run_directory import RunDirectory
-from cxr.training.tracked_run import TrackedRun, recall
+from cxr.training.tracked_run import recall
 from cxr.training.tracking import build_logger, finish
 
 MAX_ROWS = 200  # of the table of predictions, the worst first
@@ -73,7 +73,8 @@ def track_evaluation(
     evaluated = answers.subject.name
     trained = [None if each.run_dir is None else recall(RunDirectory(each.run_dir)) for each in runs]
     first, ids = trained[0], [None if each is None else each.id for each in trained]
-    artifacts = [None if each is None else f"{each.model_artifact}:best" for each in trained]
+    kept = logger_settings.get("log_model") != "none"
+    artifacts = [f"{each.model_artifact}:best" if each is not None and kept else None for each in trained]
     what = first.name if first is not None and len(runs) == 1 else f"{settings.get('name', '')}/{place.path.name}"
     folder = place.tracking_dir
     if first is not None and place.path.resolve().is_relative_to(first.folder.parent):
@@ -101,7 +102,7 @@ def track_evaluation(
     status = 1
     try:
         if isinstance(logger, WandbLogger):
-            notes += _use_models(logger.experiment, trained)
+            notes += _use_models(logger.experiment, artifacts)
             _send(logger.experiment, evaluated, entry, answers, runs[0].module.class_names, thumbnails=thumbnails)
         status = 0
     finally:
@@ -118,20 +119,16 @@ def _training_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def _use_models(run: Any, trained: Sequence[TrackedRun | None]) -> list[str]:
+def _use_models(run: Any, artifacts: Sequence[str | None]) -> list[str]:
     """Tell W&B which weights this run used; offline it cannot be told, see `cxr.sync`."""
     notes = []
-    for each in trained:
-        if each is None or run.offline:
+    for artifact in artifacts:
+        if artifact is None or run.offline:
             continue
         try:
-            run.use_artifact(f"{each.model_artifact}:best")
-        except (
-            Exception
-        ) as error:  # never sent, deleted, or a server that does not answer: the numbers stand all the same
-            notes.append(
-                f"W&B: no lineage to {each.model_artifact} ({type(error).__name__}); it is named in the config"
-            )
+            run.use_artifact(artifact)
+        except Exception as error:  # deleted, or a server that does not answer: the numbers stand all the same
+            notes.append(f"W&B: no lineage to {artifact} ({type(error).__name__}); it is named in the config")
     return notes
 
 

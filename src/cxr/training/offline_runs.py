@@ -14,6 +14,8 @@ from typing import Any
 
 from cxr.errors import ConfigurationError, DataError
 
+_TOLD = "lineage.told"  # beside W&B's own mark of a run that was sent
+
 
 @dataclass(frozen=True)
 class OfflineRun:
@@ -31,6 +33,8 @@ class OfflineRun:
         staged_bytes: size of the files of its artifacts.
         missing: files of its artifacts that are gone.
         sent: whether W&B's mark of a run that was sent lies beside it.
+        models: of an evaluation, the artifacts with the weights that it used, ``name:alias`` of each.
+        told: whether the server was told so.
     """
 
     path: Path
@@ -47,6 +51,12 @@ class OfflineRun:
     staged_bytes: int
     missing: tuple[Path, ...]
     sent: bool
+    models: tuple[str, ...]
+    told: bool
+
+    def mark_told(self) -> None:
+        """Put down that the server knows which weights were used."""
+        (self.path / _TOLD).touch()
 
 
 def find_offline_runs(paths: Sequence[str | Path]) -> list[OfflineRun]:
@@ -137,6 +147,8 @@ def _read(folder: Path) -> OfflineRun:
         staged_bytes=sum(file.stat().st_size for file in files if file.is_file()),
         missing=tuple(file for file in files if not file.is_file()),
         sent=any(folder.glob("*.wandb.synced")),
+        models=_models(about.get("job_type"), config.get("model_artifact")),
+        told=(folder / _TOLD).exists(),
     )
 
 
@@ -156,7 +168,16 @@ def _empty(folder: Path) -> OfflineRun:
         staged_bytes=0,
         missing=(),
         sent=False,
+        models=(),
+        told=False,
     )
+
+
+def _models(job_type: str | None, named: Any) -> tuple[str, ...]:
+    """A single name, or one for each network of an ensemble; None for one that was not tracked."""
+    if job_type != "evaluate":
+        return ()
+    return tuple(str(name) for name in (named if isinstance(named, list) else [named]) if name)
 
 
 def _entries(artifact: Mapping[str, Any]) -> list[Mapping[str, Any]]:
