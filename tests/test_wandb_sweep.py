@@ -57,7 +57,6 @@ def call(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         text=True,
         cwd=cwd,
         env={**clean, "HOME": str(cwd / "home")},
-        timeout=280,
     )
 
 
@@ -258,6 +257,19 @@ def test_weights_that_are_gone_are_not_sent_as_if_they_were_there(
     assert "Sent 2, skipped 1 (sent before), failed 0." in said.out
     assert said.err == ""
     assert len(server.of("UseArtifact")) == 1
+
+
+def test_artifacts_that_the_server_refuses_are_sent_the_next_time(
+    moved: Path, server: WandbServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = str(find_offline_runs([moved])[0].path)
+    server.refused = {"CreateArtifactManifest"}
+    assert sync([first]) == 1
+    assert "2 artifacts did not arrive" in capsys.readouterr().err
+    server.refused = set()
+    assert sync([first]) == 0
+    assert "Sent 1, skipped 0 (sent before), failed 0." in capsys.readouterr().out
+    assert any(name.endswith("weights.safetensors") for name in server.uploads)
 
 
 def test_a_training_starts_from_the_weights_of_the_artifact(sweep: Path) -> None:

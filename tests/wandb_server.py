@@ -21,12 +21,14 @@ class WandbServer:
         calls: (operation, variables) of GraphQL, in order.
         uploads: path of the upload -> content.
         everything: every byte of every request.
+        refused: operations that are answered with an error.
     """
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, dict[str, Any]]] = []
         self.uploads: dict[str, bytes] = {}
         self.everything: list[bytes] = []
+        self.refused: set[str] = set()
         self.address = ""
         self._lock = threading.Lock()
 
@@ -37,6 +39,8 @@ class WandbServer:
     def answer(self, name: str, variables: dict[str, Any]) -> dict[str, Any]:
         with self._lock:
             self.calls.append((name, variables))
+        if name in self.refused:
+            raise LookupError(name)
         upload = f"{self.address}/upload"
         if name == "UpsertBucket":
             project = {"id": "P", "name": variables["project"], "entity": {"id": "E", "name": ENTITY}}

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from cxr.errors import ConfigurationError, CxrError
@@ -130,6 +132,8 @@ def _sync(parts: Sequence[OfflineRun]) -> str | None:
     from cxr.training.offline_runs import wandb_command, wandb_environment
 
     folder = parts[0].tracking_dir
+    logs = folder / "wandb" / "logs"
+    read = {log: log.stat().st_size for log in logs.glob("debug-sync.*.log")}
     try:
         done = subprocess.run(
             wandb_command("sync", *(str(part.path) for part in parts)),
@@ -143,11 +147,24 @@ def _sync(parts: Sequence[OfflineRun]) -> str | None:
         )
     except subprocess.TimeoutExpired:
         return f"not sent within {RUN_TIMEOUT:.0f} s"
-    # W&B says with a mark beside the file, not with its exit status, that everything has arrived.
-    if done.returncode == 0 and all(any(part.path.glob("*.wandb.synced")) for part in parts):
+    marks = [mark for part in parts for mark in part.path.glob("*.wandb.synced")]
+    # W&B marks a run as sent, and ends well, also where the files of its artifacts were not; only its log says so.
+    refused = [line for log in sorted(logs.glob("debug-sync.*.log")) for line in _refused(log, read.get(log, 0))]
+    if refused:
+        for mark in marks:
+            mark.unlink()
+        return f"{len(refused)} artifacts did not arrive ({refused[0]})"
+    if done.returncode == 0 and len(marks) == len(parts):
         return None
     lines = [line.strip() for line in (done.stderr + done.stdout).splitlines() if line.strip()]
     return lines[-1] if lines else f"wandb sync ended with {done.returncode}"
+
+
+def _refused(log: Path, start: int) -> list[str]:
+    """What W&B's log, from a byte on, says of artifacts that could not be sent."""
+    lines = log.read_bytes()[start:].decode("utf-8", errors="replace").splitlines()
+    said = [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
+    return [each["msg"] for each in said if each.get("level") == "ERROR" and "artifact" in each.get("msg", "")]
 
 
 def _tell(run: OfflineRun) -> str | None:

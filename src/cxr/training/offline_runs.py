@@ -95,7 +95,9 @@ def wandb_environment(tracking_dir: Path) -> dict[str, str]:
     places = {"WANDB_DATA_DIR": tracking_dir / "staging", "WANDB_CACHE_DIR": tracking_dir / "cache"}
     # W&B's reports of its own errors may hold paths, and make even a look at a file ask for a network.
     quiet = {"WANDB_DIR": str(tracking_dir), "WANDB_ERROR_REPORTING": "false"}
-    return {**os.environ, **{name: str(place) for name, place in places.items()}, **quiet}
+    # A running W&B process of this one reads relative paths from another folder.
+    kept = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
+    return {**kept, **{name: str(place) for name, place in places.items()}, **quiet}
 
 
 def _folders_of(folder: Path) -> Iterator[Path]:
