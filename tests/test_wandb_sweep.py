@@ -26,7 +26,7 @@ from cxr.sync import main as sync
 from cxr.training.artifacts import hashed_split, log_split, split_key
 from cxr.training.backbones import create_backbone
 from cxr.training.module import CXRModule
-from cxr.training.offline_runs import find_offline_runs
+from cxr.training.offline_runs import OfflineRun, find_offline_runs
 from cxr.training.run_directory import RunDirectory
 from cxr.training.tracked_run import recall
 from cxr.training.tracking import build_logger, finish
@@ -66,11 +66,11 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("swept")
     done = call(str(ROOT / "train.py"), "-m", *SWEEP, cwd=folder)
     assert done.returncode == 0, done.stderr
-    (found,) = (folder / "outputs" / "demo").iterdir()
+    (place,) = (folder / "outputs" / "demo").iterdir()
     quick = ["trainer.gpus=0", "saliency=0", "shortcuts=false", "num_resamples=100"]
-    done = call(str(ROOT / "evaluate.py"), f"run={found / '1'}", *quick, cwd=folder)
+    done = call(str(ROOT / "evaluate.py"), f"run={place / '1'}", *quick, cwd=folder)
     assert done.returncode == 0, done.stderr
-    return found
+    return place
 
 
 @pytest.fixture
@@ -100,6 +100,18 @@ def summary_of(folder: Path) -> dict[str, Any]:
     return shown
 
 
+@pytest.fixture(scope="module")
+def shown(sweep: Path) -> list[dict[str, Any]]:
+    """What W&B's viewer shows of each run, in the order of their folders."""
+    return [summary_of(folder) for folder in sorted((sweep / "tracking" / "wandb").glob("offline-run-*"))]
+
+
+@pytest.fixture(scope="module")
+def found(sweep: Path) -> list[OfflineRun]:
+    """What cxr finds there."""
+    return find_offline_runs([sweep])
+
+
 def flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     found = {}
     for name, value in nested.items():
@@ -107,16 +119,15 @@ def flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def test_all_jobs_and_their_evaluations_lie_in_one_folder_under_names_of_what_differs(sweep: Path) -> None:
-    folders = sorted((sweep / "tracking" / "wandb").glob("offline-run-*"))
-    shown = [summary_of(folder) for folder in folders]
+def test_all_jobs_and_their_evaluations_lie_in_one_folder_under_names_of_what_differs(
+    sweep: Path, shown: list[dict[str, Any]], found: list[OfflineRun]
+) -> None:
     assert [each["name"] for each in shown] == ["0: balance=none", "1: oversample", "test of 1: oversample"]
     assert [each["config"]["class_weighting"] for each in shown] == ["none", "oversample", "oversample"]
     assert [each["notes"] for each in shown] == ["two ways", "two ways", ""]
     assert all(each["summary"]["status"] == "finished" and each["state"] == "finished" for each in shown)
-    runs = find_offline_runs([sweep])
-    assert [run.job_type for run in runs] == ["train", "train", "evaluate"]
-    assert [run.path for run in runs] == folders
+    assert [run.job_type for run in found] == ["train", "train", "evaluate"]
+    assert [run.path for run in found] == sorted((sweep / "tracking" / "wandb").glob("offline-run-*"))
     for job in ("0", "1"):
         history = pd.read_csv(sweep / job / "history.csv")
         assert shown[int(job)]["summary"]["best/val/auroc"] == pytest.approx(history["val/auroc"].max())
@@ -124,12 +135,12 @@ def test_all_jobs_and_their_evaluations_lie_in_one_folder_under_names_of_what_di
         assert not list((sweep / job).rglob("*.wandb"))
 
 
-def test_an_evaluation_names_the_training_and_its_weights(sweep: Path) -> None:
-    trained, evaluation = recall(RunDirectory(sweep / "1")), find_offline_runs([sweep])[-1]
+def test_an_evaluation_names_the_training_and_its_weights(sweep: Path, found: list[OfflineRun]) -> None:
+    trained, evaluation = recall(RunDirectory(sweep / "1")), found[-1]
     assert trained is not None
     assert evaluation.config["trained_run"] == trained.id
     assert evaluation.config["model_artifact"] == f"model-{trained.id}:best"
-    weights = next(run for run in find_offline_runs([sweep]) if run.id == trained.id)
+    weights = next(run for run in found if run.id == trained.id)
     assert {f"model-{trained.id}:best", f"model-{trained.id}:latest"} <= set(weights.artifacts)
 
 
@@ -161,7 +172,11 @@ def test_without_a_key_or_a_server_one_line_says_so(
 
 
 def test_a_whole_sweep_is_sent_once_with_its_artifacts_and_without_a_patient(
-    moved: Path, sweep: Path, server: WandbServer, capsys: pytest.CaptureFixture[str]
+    moved: Path,
+    sweep: Path,
+    found: list[OfflineRun],
+    server: WandbServer,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     # What W&B leaves of a run that is killed at once: the head of its file.
     (head,) = next((moved / "tracking" / "wandb").glob("offline-run-*")).glob("run-*.wandb")
@@ -193,7 +208,7 @@ def test_a_whole_sweep_is_sent_once_with_its_artifacts_and_without_a_patient(
 
     (used,) = server.of("UseArtifact")
     assert used["artifactID"] == f"model-{tracked.id}"
-    assert used["runName"] == find_offline_runs([moved])[-1].id
+    assert used["runName"] == found[-1].id
 
     everything = b"\n".join(server.everything)
     records = pd.read_csv(moved / "0" / "split.csv", dtype=str)
@@ -262,7 +277,7 @@ def test_weights_that_are_gone_are_not_sent_as_if_they_were_there(
 def test_artifacts_that_the_server_refuses_are_sent_the_next_time(
     moved: Path, server: WandbServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    first = str(find_offline_runs([moved])[0].path)
+    first = str(min((moved / "tracking" / "wandb").glob("offline-run-*")))
     server.refused = {"CreateArtifactManifest"}
     assert sync([first]) == 1
     assert "2 artifacts did not arrive" in capsys.readouterr().err
@@ -282,9 +297,8 @@ def test_a_training_starts_from_the_weights_of_the_artifact(sweep: Path) -> None
         torch.testing.assert_close(network.state_dict()[name], tensor, rtol=0, atol=0)
 
 
-def test_every_key_of_the_dashboard_is_logged_by_a_real_run(sweep: Path, tmp_path: Path) -> None:
+def test_every_key_of_the_dashboard_is_logged_by_a_real_run(shown: list[dict[str, Any]], tmp_path: Path) -> None:
     assert dashboard(["project=cxr", "--output", str(tmp_path / "board.json")]) == 0
-    shown = [summary_of(folder) for folder in (sweep / "tracking" / "wandb").glob("offline-run-*")]
     config = set().union(*(flat(each["config"]) for each in shown))
     logged = set().union(*(each["summary"] for each in shown))
 
