@@ -30,7 +30,8 @@ TINY = [
     "model.name=resnet10t",
     "model.drop_rate=0.3",  # draws from the generator of torch in every step
     "balance=oversample",
-    "trainer.max_epochs=6",
+    "trainer.max_epochs=null",
+    "schedule.stages=[{epochs:2,freeze:body},{epochs:2,lr:auto,spread:10,image_size:24},{epochs:2,freeze:half}]",
     "trainer.early_stopping_patience=5",
     "logger=none",
 ]

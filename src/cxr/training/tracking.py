@@ -108,6 +108,12 @@ def tracked_run_id(tracking_dir: str | Path) -> str | None:
     return max(runs, key=lambda path: path.name.split("run-")[1]).name.rsplit("-", 1)[1] if runs else None
 
 
+def show_figure(logger: Logger | None, name: str, path: Path) -> None:
+    """Send a picture that shows no patient to W&B, where that is what tracks the run."""
+    if isinstance(logger, WandbLogger):
+        logger.log_image(key=name, images=[str(path)])
+
+
 def note_failure(logger: Logger | None, reason: str | None) -> None:
     """Put the reason of a failure, or None, into W&B's summary as ``failure``; other loggers have none."""
     if isinstance(logger, WandbLogger):
