@@ -373,8 +373,8 @@ def _check_training(plain: dict[str, Any]) -> None:
     epochs = sum(stage["epochs"] for stage in schedule["stages"])
     if trainer["max_epochs"] not in (None, epochs):
         raise SettingError(
-            f"trainer.max_epochs={trainer['max_epochs']}: the stages of the schedule have {epochs} epochs together; give "
-            "trainer.max_epochs=null"
+            f"trainer.max_epochs={trainer['max_epochs']}: the stages of the schedule have {epochs} epochs together; "
+            "give trainer.max_epochs=null"
         )
     trainer["max_epochs"] = epochs
 

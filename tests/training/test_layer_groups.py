@@ -34,7 +34,7 @@ def test_every_shipped_backbone_has_two_halves_and_a_head(name: str) -> None:
     assert order == sorted(order), "a later layer is never in an earlier group"
     sizes = [sum(p.numel() for n, p in network.named_parameters() if groups[n] == group) for group in range(3)]
     classifier = [p for n, p in network.named_parameters() if groups[n] == 2]
-    assert {tuple(p.shape)[0] for p in classifier} == {2}, "the head is what knows the classes, and no more"
+    assert {p.shape[0] for p in classifier} == {2}, "the head is what knows the classes, and no more"
     assert min(sizes[:2]) > 0.01 * sum(sizes)
 
 
@@ -65,7 +65,7 @@ def test_what_is_frozen_does_not_move(frozen: str, norms_too: bool) -> None:
     num_frozen = ("none", "half", "body").index(frozen)
     norms = {name for name, _ in batch_norms(network)}
     parameters = dict(network.named_parameters())
-    for name, parameter in parameters.items():
+    for name in parameters:
         of_norm = name.rpartition(".")[0] in norms
         still = groups[name] < num_frozen and not (of_norm and not norms_too)
         assert (name not in moved) == still, name

@@ -22,6 +22,7 @@ _BLOWN_UP = 4.0  # times the lowest loss so far
 # Losses that only vary, 50 to 400 steps of them, seem to fall by more than this many standard deviations of a batch in
 # about one range test of a hundred (simulated).
 _WANDERS = 1.0
+_LEAST = 0.01  # share of the loss below which a fall is none
 _PLATEAU = 0.1  # share of a fall that belongs to the plateau before it
 _SKIPPED_FIRST, _SKIPPED_LAST = 0.1, 5  # share of the curve at its start, steps at its end: noise and the explosion
 
@@ -125,7 +126,7 @@ def read_curve(rates: NDArray[np.float64], losses: NDArray[np.float64]) -> LrCur
     fall = float(inner[start] - inner[end])
     # Two losses that only vary differ by 1.35 / sqrt(2) of a standard deviation in the median.
     noise = 1.05 * float(np.median(np.abs(np.diff(losses[: first + end + 1]))))
-    if fall <= _WANDERS * noise:
+    if fall <= max(_WANDERS * noise, _LEAST * abs(float(inner[start]))):
         return LrCurve(
             rates, losses, smoothed, None, None,
             f"the loss falls by {fall:.2g} only, and varies by {noise:.2g} from batch to batch",
