@@ -304,11 +304,18 @@ def test_ctrl_c_ends_all_jobs_between_two_batches(
 ) -> None:
     words = [word for word in GRID if not word.startswith("trainer.")]
     cache = undisturbed[0].parents[1] / "cache"
-    process = start(*words, "trainer.max_epochs=1000", f"paths.cache={cache}", "hydra.launcher.n_jobs=2", cwd=tmp_path)
+    process = start(
+        *words,
+        "trainer.max_epochs=1000",
+        "schedule.stages=null",
+        f"paths.cache={cache}",
+        "hydra.launcher.n_jobs=2",
+        cwd=tmp_path,
+    )
     sweep = tmp_path / "outputs" / "demo" / "grid"
     wait_until(lambda: all(num_epochs(sweep / number) >= 1 for number in ("0", "1")), process)
     children = [int(status_of(sweep / number)["process"]) for number in ("0", "1")]
-    other = run(*words, "trainer.max_epochs=1000", cwd=tmp_path)
+    other = run(*words, "trainer.max_epochs=1000", "schedule.stages=null", cwd=tmp_path)
     assert other.returncode == 2
     assert "another program runs this sweep" in other.stderr
     os.killpg(process.pid, signal.SIGINT)

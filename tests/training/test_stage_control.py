@@ -85,10 +85,11 @@ def module(stages: list[dict[str, Any]]) -> CXRModule:
     )
 
 
+Trained = tuple[Watch, list[str], list[tuple[str, LrCurve, float]]]
+
+
 @pytest.fixture(scope="module")
-def trained(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> tuple[Watch, list[str], list[tuple[str, LrCurve, float]], Path]:
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     folder = tmp_path_factory.mktemp("staged")
     watch, said, curves = Watch(), [], []
     trainer = build_trainer(
