@@ -30,7 +30,8 @@ TINY = [
     "model.name=resnet10t",
     "model.drop_rate=0.3",  # draws from the generator of torch in every step
     "balance=oversample",
-    "trainer.max_epochs=6",
+    "trainer.max_epochs=null",
+    "schedule.stages=[{epochs:2,freeze:body},{epochs:2,lr:auto,spread:10,image_size:24},{epochs:2,freeze:half}]",
     "trainer.early_stopping_patience=5",
     "logger=none",
 ]
@@ -311,11 +312,18 @@ def test_ctrl_c_ends_all_jobs_between_two_batches(
 ) -> None:
     words = [word for word in GRID if not word.startswith("trainer.")]
     cache = undisturbed[0].parents[1] / "cache"
-    process = start(*words, "trainer.max_epochs=1000", f"paths.cache={cache}", "hydra.launcher.n_jobs=2", cwd=tmp_path)
+    process = start(
+        *words,
+        "trainer.max_epochs=1000",
+        "schedule.stages=null",
+        f"paths.cache={cache}",
+        "hydra.launcher.n_jobs=2",
+        cwd=tmp_path,
+    )
     sweep = tmp_path / "outputs" / "demo" / "grid"
     wait_until(lambda: all(num_epochs(sweep / number) >= 1 for number in ("0", "1")), process)
     children = [int(status_of(sweep / number)["process"]) for number in ("0", "1")]
-    other = run(*words, "trainer.max_epochs=1000", cwd=tmp_path)
+    other = run(*words, "trainer.max_epochs=1000", "schedule.stages=null", cwd=tmp_path)
     assert other.returncode == 2
     assert "another program runs this sweep" in other.stderr
     os.killpg(process.pid, signal.SIGINT)

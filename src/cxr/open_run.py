@@ -17,6 +17,7 @@ from cxr.command_line import Job
 from cxr.errors import CheckpointError, CxrError, DivergedError
 from cxr.evaluation.comparison.configurations import balance_in_words
 from cxr.files import write_atomically
+from cxr.interruption import defer, end_if_asked, resume
 from cxr.resumption import OF_THE_CALL
 from cxr.run_names import job_name, single_name
 from cxr.training.accelerators import resolve_devices, resolve_precision
@@ -106,20 +107,26 @@ class OpenRun:
             "run": f"{group}/{folder}",
         }
         self.tracking_dir = tracking_dir
-        self.logger = build_logger(
-            chosen["name"],
-            tracking_dir=tracking_dir,
-            config=config,
-            name=name,
-            project=chosen["project"],
-            entity=chosen["entity"],
-            group=group if before is not None or chosen["group"] is None else chosen["group"],
-            tags=chosen["tags"],
-            notes=chosen["notes"],
-            capture=chosen["capture"],
-            run_id=None if before is None else before.id,
-        )
-        remember(self.logger, self.directory, tracking_dir)
+        # A signal while W&B opens its run would leave one that nobody closes, and that W&B holds for finished.
+        defer()
+        try:
+            self.logger = build_logger(
+                chosen["name"],
+                tracking_dir=tracking_dir,
+                config=config,
+                name=name,
+                project=chosen["project"],
+                entity=chosen["entity"],
+                group=group if before is not None or chosen["group"] is None else chosen["group"],
+                tags=chosen["tags"],
+                notes=chosen["notes"],
+                capture=chosen["capture"],
+                run_id=None if before is None else before.id,
+            )
+            remember(self.logger, self.directory, tracking_dir)
+        finally:
+            resume()
+        end_if_asked()
 
     def send_artifacts(self, records: pd.DataFrame, best: Mapping[str, float]) -> None:
         """Log the split and the weights that ``logger.log_model`` asks for.

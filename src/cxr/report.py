@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from cxr.audit.audit import Audit
     from cxr.evaluation.evaluate import EvaluationResult
     from cxr.pipeline.datamodule import CXRDataModule
+    from cxr.training.lr_finder import LrCurve
     from cxr.training.module import CXRModule
 
 
@@ -122,6 +123,25 @@ def report_trainer(trainer: pl.Trainer) -> None:
     _console().print(f"Training on {trainer.num_devices * trainer.num_nodes} x {device}, precision {trainer.precision}")
     for logger in trainer.loggers:
         logger.log_hyperparams({"resolved": {"device": device, "precision": str(trainer.precision)}})
+
+
+def say(line: str) -> None:
+    """Print one line of the course of a training."""
+    _console().print(escape(line))
+
+
+def report_range_test(run: OpenRun, stage: str, curve: LrCurve, taken: float) -> None:
+    """Say which rate a range test gave a stage; draw its curve, in the run and where the run is tracked."""
+    from cxr.evaluation.range_test_figure import draw_range_test, write_range_test
+    from cxr.training.tracking import show_figure
+
+    name = f"lr_find_{stage.replace(' ', '_')}"
+    path = run.directory.figures_dir / f"{name}.png"
+    write_range_test(curve, path.with_suffix(".csv"))
+    draw_range_test(curve, path, stage)
+    show_figure(run.logger, name, path)
+    suggests = f"suggests no rate ({curve.useless}); optimizer.lr is taken," if curve.useless else "suggests"
+    say(f"{stage}: the range test {suggests} {taken:.2g} ({os.path.relpath(path)})")
 
 
 def report_run(run: OpenRun, trainer: pl.Trainer) -> None:

@@ -130,6 +130,12 @@ def summarise(
         logger.experiment.summary.update(summary)
 
 
+def show_figure(logger: Logger | None, name: str, path: Path) -> None:
+    """Send a picture that shows no patient to W&B, where that is what tracks the run."""
+    if isinstance(logger, WandbLogger):
+        logger.log_image(key=name, images=[str(path)])
+
+
 def finish(logger: Logger | None, exit_code: int, *, status: str | None = None, reason: str | None = None) -> None:
     """Close the tracking of a run, whatever its end was; the next run of this process gets one of its own.
 
