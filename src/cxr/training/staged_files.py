@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from functools import cache
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
+
+# W&B's own process -> the folder that it works in.
+_places: WeakKeyDictionary[Any, Path] = WeakKeyDictionary()
+
+
+def start_in(folder: Path) -> None:
+    """Start W&B's own process, if there is none, and let it work in a folder: paths are relative to that when it sends.
+
+    Started elsewhere, as where the user stands, it would reach the folder by a path that names everything between.
+    """
+    import wandb
+
+    with contextlib.chdir(folder):
+        _places.setdefault(wandb.setup(), folder.absolute())
 
 
 def note_relative_paths(run: Any, folder: Path, *, offline: bool) -> None:
@@ -18,9 +33,11 @@ def note_relative_paths(run: Any, folder: Path, *, offline: bool) -> None:
     Args:
         run: what ``wandb.init`` returned.
         folder: the ``tracking_dir``. Offline, paths start there: `cxr.sync` sends from there.
-        offline: else they start where the process that sends was started.
+        offline: else they start where the process that sends works, see `start_in`.
     """
-    start = folder if offline else _started_in()
+    import wandb
+
+    start = folder if offline else _places[wandb.setup()]
     log_artifact = run._log_artifact
 
     def log_relative(artifact: Any, *given: Any, **named: Any) -> Any:
@@ -32,9 +49,3 @@ def note_relative_paths(run: Any, folder: Path, *, offline: bool) -> None:
 
     # All ways to log an artifact come through here, also those by which W&B itself logs a table or a chart.
     run._log_artifact = log_relative
-
-
-@cache
-def _started_in() -> Path:
-    """The working directory of W&B's own process: of this one when its first run was opened."""
-    return Path.cwd()

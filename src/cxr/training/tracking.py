@@ -15,7 +15,7 @@ from pytorch_lightning.utilities import rank_zero_only
 import cxr
 from cxr.errors import ConfigurationError
 from cxr.training.shared_settings import shareable
-from cxr.training.staged_files import note_relative_paths
+from cxr.training.staged_files import note_relative_paths, start_in
 from cxr.training.wandb_account import has_key
 
 LOGGERS = ("wandb", "csv", "tensorboard", "none")
@@ -214,7 +214,8 @@ def _init(tracking_dir: Path, mode: str, capture: str, about: Mapping[str, Any])
         finish_timeout=_FINISH_TIMEOUT,
         x_transaction_log_flush_interval=_FLUSH_INTERVAL,
     )
-    run = wandb.init(dir=str(tracking_dir), settings=settings, **about)
+    start_in(tracking_dir)
+    run = wandb.init(dir=str(tracking_dir.absolute()), settings=settings, **about)
     note_relative_paths(run, tracking_dir, offline=mode == "offline")
     if capture in ("code", "all"):
         # Not W&B's own `save_code`: it sends the script alone, under its path.
