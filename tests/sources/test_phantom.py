@@ -1,10 +1,11 @@
 from __future__ import annotations
 
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
 from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -212,6 +213,28 @@ def test_processes_that_draw_at_once_share_one_folder(tmp_path: Path) -> None:
     assert answers[0] == answers[1]
     (folder,) = (path for path in tmp_path.iterdir() if path.is_dir())
     assert sorted(str(path) for path in folder.iterdir()) == sorted(answers[0])
+
+
+def test_what_another_process_is_just_writing_does_not_matter(tmp_path: Path) -> None:
+    folder = Path(draw_in_process(str(tmp_path))[0]).parent
+    ended = Event()
+
+    def write() -> None:
+        while not ended.is_set():
+            parts = [folder / f".{number}.part" for number in range(40)]
+            for part in parts:
+                part.touch()
+            for part in parts:
+                part.unlink()
+
+    with ThreadPoolExecutor(1) as pool:
+        writing = pool.submit(write)
+        try:
+            answers = [draw_in_process(str(tmp_path)) for _ in range(50)]
+        finally:
+            ended.set()
+        writing.result()
+    assert all(answer == answers[0] for answer in answers)
 
 
 @pytest.mark.parametrize(
