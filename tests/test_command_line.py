@@ -31,6 +31,8 @@ MISTAKES = [
     (["-m", "optimizer.lr=1e-3,-1"], ["optimizer.lr=-1", "above 0"]),
     (["data=phantom", "data.sources.phantom.markr=1"], ["data.sources.phantom.markr", "marker"]),
     (["balance=oversample", "balance.weighting=effective_number"], ["balance.sampler", "balance.allow_both=true"]),
+    (["balance=oversample", "loss=logit_adjusted"], ["loss.name=logit_adjusted", "balance.allow_both=true"]),
+    (["loss=focal", "loss.label_smoothing=0.1"], ["loss.label_smoothing=0.1", "focal"]),
     (["data=class_folders"], ["data.root"]),
     (["data=covid_vs_normal", "data.root=x"], ["data.root=x", "data.sources"]),
     (["data.split.kind=kfold", "data.split.fold=5"], ["data.split.fold=5", "num_folds=5"]),

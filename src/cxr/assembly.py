@@ -129,6 +129,7 @@ def build_module(settings: Settings, data: CXRDataModule, run: OpenRun) -> CXRMo
         schedule=settings["schedule"],
         loss=settings["loss"],
         class_weights=data.class_weights,
+        class_priors=data.class_priors if settings["loss"]["name"] == "logit_adjusted" else None,
     )
     if run.first:
         report_weights(module)

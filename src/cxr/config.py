@@ -228,7 +228,19 @@ class Schedule:
 
 @dataclass
 class Loss:
-    label_smoothing: float = setting(0.0, "share of the target spread over all classes", at_least=0, below=1)
+    name: str = setting(
+        "cross_entropy",
+        "cross_entropy, focal (what is answered well counts less, Lin et al. 2017) or logit_adjusted (for classes of "
+        "unequal size, by their shares in training, Menon et al. 2021)",
+        choices=("cross_entropy", "focal", "logit_adjusted"),
+    )
+    label_smoothing: float = setting(
+        0.0, "share of the target spread over all classes (not with focal)", at_least=0, below=1
+    )
+    gamma: float = setting(2.0, "focal: how fast a good answer counts less; 0 is cross-entropy", at_least=0, at_most=10)
+    tau: float = setting(
+        1.0, "logit_adjusted: how far unequal sizes are corrected; 0 not at all, 1 in full", at_least=0, at_most=10
+    )
 
 
 @dataclass
@@ -244,7 +256,9 @@ class Balance:
         choices=("none", "inverse_frequency", "effective_number"),
     )
     beta: float = setting(0.999, "effective_number: how fast further images of a class count less", at_least=0, below=1)
-    allow_both: bool = setting(False, "let a sampler and class weights correct the same imbalance twice")
+    allow_both: bool = setting(
+        False, "let two of a sampler, class weights and loss.name=logit_adjusted correct the same imbalance"
+    )
 
 
 @dataclass

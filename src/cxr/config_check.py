@@ -310,12 +310,8 @@ def _check_training(plain: dict[str, Any]) -> None:
     sweep = plain["sweep"]["name"]
     if sweep is not None and not re.fullmatch(r"\w[\w.-]*", sweep):
         raise SettingError(f"sweep.name={sweep}: letters, digits, '_', '-' and '.' only: it is the name of a folder")
-    balance, trainer = plain["balance"], plain["trainer"]
-    if balance["sampler"] != "none" and balance["weighting"] != "none" and not balance["allow_both"]:
-        raise SettingError(
-            f"balance.sampler={balance['sampler']} and balance.weighting={balance['weighting']} correct the same "
-            "imbalance twice; set one of them to none, or balance.allow_both=true"
-        )
+    _check_balance(plain["balance"], plain["loss"])
+    trainer = plain["trainer"]
     if trainer["gpus"] == 0 and trainer["precision"] == "16-mixed":
         raise SettingError(
             "trainer.precision=16-mixed with trainer.gpus=0: a CPU has no such mode; use 32-true or auto"
@@ -337,4 +333,24 @@ def _check_training(plain: dict[str, Any]) -> None:
         raise SettingError(
             f"schedule.low_momentum={schedule['low_momentum']}: must not be above "
             f"schedule.high_momentum={schedule['high_momentum']}"
+        )
+
+
+def _check_balance(balance: dict[str, Any], loss: dict[str, Any]) -> None:
+    """Refuse an imbalance that is corrected twice, and a loss that is not defined."""
+    corrections = {
+        f"balance.{name}={balance[name]}": "none" for name in ("sampler", "weighting") if balance[name] != "none"
+    }
+    if loss["name"] == "logit_adjusted":
+        corrections["loss.name=logit_adjusted"] = "cross_entropy"
+    if len(corrections) > 1 and not balance["allow_both"]:
+        ways = ", ".join(f"{given.partition('=')[0]}={off}" for given, off in corrections.items())
+        raise SettingError(
+            f"{' and '.join(corrections)} correct the same imbalance twice; keep one of them ({ways}), or "
+            "balance.allow_both=true"
+        )
+    if loss["name"] == "focal" and loss["label_smoothing"] > 0:
+        raise SettingError(
+            f"loss.label_smoothing={loss['label_smoothing']} with loss.name=focal: not defined for it; leave one of "
+            "them out"
         )

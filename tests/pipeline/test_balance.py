@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cxr.errors import ConfigurationError, DataError
-from cxr.pipeline.balance import check_balance, class_weights, draw
+from cxr.pipeline.balance import check_balance, class_priors, class_weights, draw
 
 
 def test_inverse_frequency_gives_every_class_the_same_weight_in_all() -> None:
@@ -74,3 +74,9 @@ def test_balanced_batches_repeat_a_record_only_when_its_class_is_exhausted() -> 
     assert (times[LABELS == 0] == 2).all()
     assert times[LABELS == 1].max() == 1
     assert times[LABELS == 2].max() == 1
+
+
+def test_priors_are_shares_and_need_an_image_of_each_class() -> None:
+    assert class_priors([30, 60, 10]) == pytest.approx([0.3, 0.6, 0.1])
+    with pytest.raises(DataError, match="logit_adjusted"):
+        class_priors([3, 0])

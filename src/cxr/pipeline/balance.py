@@ -70,6 +70,23 @@ def class_weights(counts: Sequence[int], weighting: str, *, beta: float = 0.999)
     return [float(weight) for weight in weights]
 
 
+def class_priors(counts: Sequence[int]) -> list[float]:
+    """The share of each class in the training images.
+
+    Args:
+        counts: (num_classes,) training images of each class.
+
+    Raises:
+        DataError: a class without a training image.
+    """
+    if min(counts) < 1:
+        raise DataError(
+            f"loss.name=logit_adjusted: a class has no training image (images per class: {list(counts)}); use another "
+            "loss, or leave the class out of data.classes"
+        )
+    return [count / sum(counts) for count in counts]
+
+
 def draw(
     labels: NDArray[np.int64], sampler: str, num_draws: int, batch_size: int, rng: np.random.Generator
 ) -> NDArray[np.int64]:

@@ -18,7 +18,7 @@ from cxr.audit.same_patient import Join
 from cxr.errors import ConfigurationError, DataError
 from cxr.images.prepare import Preparation
 from cxr.pipeline.augmentation import Augmentation, Changes
-from cxr.pipeline.balance import check_balance, class_weights
+from cxr.pipeline.balance import check_balance, class_priors, class_weights
 from cxr.pipeline.batch_sampler import EpochBatches
 from cxr.pipeline.contents import Contents, read_contents
 from cxr.pipeline.splits import SPLITS, assign_splits, leaking_groups, match_split
@@ -211,6 +211,15 @@ class CXRDataModule(pl.LightningDataModule):
         """Weights of the training loss, or None."""
         counts = list(self.class_counts["train"].values())
         return class_weights(counts, self._balance["weighting"], beta=self._balance["beta"])
+
+    @property
+    def class_priors(self) -> list[float]:
+        """Share of each class in the training images.
+
+        Raises:
+            DataError: a class without a training image.
+        """
+        return class_priors(list(self.class_counts["train"].values()))
 
     @property
     def preparation(self) -> dict[str, int | str]:

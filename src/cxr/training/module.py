@@ -41,8 +41,9 @@ class CXRModule(pl.LightningModule):
         pretrained, weights, drop_rate, channels_last: see `create_backbone`.
         optimizer: keyword arguments of `build_optimizer`.
         schedule: keyword arguments of `build_schedule`.
-        loss: ``label_smoothing``.
+        loss: keyword arguments of `TrainingLoss`: ``name``, ``label_smoothing``, ``gamma``, ``tau``.
         class_weights: C weights of the training loss, or None.
+        class_priors: share of each class in the training images, for a loss that asks for it.
 
     Attributes:
         loaded_weights: what became of pretrained weights; None for a random start or a restored checkpoint.
@@ -71,6 +72,7 @@ class CXRModule(pl.LightningModule):
         schedule: Mapping[str, Any] | None = None,
         loss: Mapping[str, Any] | None = None,
         class_weights: Sequence[float] | None = None,
+        class_priors: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
         class_names = [str(name) for name in class_names]
@@ -81,6 +83,7 @@ class CXRModule(pl.LightningModule):
         # The name of a tuple, a list or a mapping of another kind would not be read back from a checkpoint.
         optimizer, schedule, loss = dict(optimizer or {}), dict(schedule or {}), dict(loss or {})
         class_weights = None if class_weights is None else [float(weight) for weight in class_weights]
+        class_priors = None if class_priors is None else [float(share) for share in class_priors]
         weights = None if weights is None else str(weights)
         self.save_hyperparameters(logger=False)
 
@@ -100,7 +103,9 @@ class CXRModule(pl.LightningModule):
         mean, std = torch.tensor(made.mean), torch.tensor(made.std)
         self.register_buffer("pixel_scale", 1 / (255 * std))
         self.register_buffer("pixel_offset", -mean / std)
-        self.training_loss = TrainingLoss(len(class_names), class_weights=class_weights, **loss)
+        self.training_loss = TrainingLoss(
+            len(class_names), class_weights=class_weights, class_priors=class_priors, **loss
+        )
 
         self.class_names = class_names
         self.positive = positive
