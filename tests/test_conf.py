@@ -39,7 +39,8 @@ def test_every_option_says_what_it_is_or_only_names_it() -> None:
 def test_the_groups_that_the_design_names_are_there() -> None:
     groups = {group for group, _ in OPTIONS}
     assert groups == {
-        "data", "model", "optimizer", "schedule", "loss", "balance", "augment", "trainer", "logger", "experiment", "sweep",
+        "data", "model", "optimizer", "schedule", "loss", "balance", "augment", "trainer", "logger", "experiment",
+        "sweep",
     }  # fmt: skip
 
 

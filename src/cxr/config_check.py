@@ -310,6 +310,7 @@ def _check_training(plain: dict[str, Any]) -> None:
     sweep = plain["sweep"]["name"]
     if sweep is not None and not re.fullmatch(r"\w[\w.-]*", sweep):
         raise SettingError(f"sweep.name={sweep}: letters, digits, '_', '-' and '.' only: it is the name of a folder")
+    _check_model(plain["model"], plain["data"]["batch_size"])
     _check_balance(plain["balance"], plain["loss"])
     trainer = plain["trainer"]
     if trainer["gpus"] == 0 and trainer["precision"] == "16-mixed":
@@ -333,6 +334,18 @@ def _check_training(plain: dict[str, Any]) -> None:
         raise SettingError(
             f"schedule.low_momentum={schedule['low_momentum']}: must not be above "
             f"schedule.high_momentum={schedule['high_momentum']}"
+        )
+
+
+def _check_model(model: dict[str, Any], batch_size: int) -> None:
+    if model["head"] == "concat_pool" and model["drop_rate"] > 0:
+        raise SettingError(
+            f"model.drop_rate={model['drop_rate']} with model.head=concat_pool: this head has dropout of its own; "
+            "leave one of them out"
+        )
+    if model["head"] == "concat_pool" and batch_size == 1:
+        raise SettingError(
+            "data.batch_size=1 with model.head=concat_pool: its batch norms need two images or more in a batch"
         )
 
 

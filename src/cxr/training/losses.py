@@ -69,7 +69,7 @@ class TrainingLoss(nn.Module):
             raise ConfigurationError(f"loss.label_smoothing={label_smoothing}: give a share in [0, 1)")
         if name == "focal" and label_smoothing > 0:
             raise ConfigurationError(
-                f"loss.label_smoothing={label_smoothing} with loss.name=focal: not defined for it; leave one of them out"
+                f"loss.label_smoothing={label_smoothing} with loss.name=focal: not defined for it; leave one out"
             )
         for key, value in (("gamma", gamma), ("tau", tau)):
             if not 0 <= value < math.inf:
