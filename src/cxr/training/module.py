@@ -38,7 +38,7 @@ class CXRModule(pl.LightningModule):
         class_names: the C >= 2 classes in the order of the labels.
         positive: the class that the metrics are about, by name.
         image_size, aspect: how images were prepared (pixels of a side; ``crop`` or ``pad``), kept for serving.
-        pretrained, weights, drop_rate, channels_last: see `create_backbone`.
+        pretrained, weights, head, drop_rate, drop_path_rate, channels_last: see `create_backbone`.
         optimizer: keyword arguments of `build_optimizer`.
         schedule: keyword arguments of `build_schedule`.
         loss: keyword arguments of `TrainingLoss`: ``name``, ``label_smoothing``, ``gamma``, ``tau``.
@@ -66,7 +66,9 @@ class CXRModule(pl.LightningModule):
         aspect: str = "crop",
         pretrained: bool = True,
         weights: str | None = None,
+        head: str = "linear",
         drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
         channels_last: bool = True,
         optimizer: Mapping[str, Any] | None = None,
         schedule: Mapping[str, Any] | None = None,
@@ -93,7 +95,9 @@ class CXRModule(pl.LightningModule):
             image_size=image_size,
             pretrained=pretrained,
             weights=weights,
+            head=head,
             drop_rate=drop_rate,
+            drop_path_rate=drop_path_rate,
             channels_last=channels_last,
         )
         self.network = made.network
@@ -174,8 +178,13 @@ class CXRModule(pl.LightningModule):
     def _step(self, batch: Batch, split: str) -> Tensor:
         logits, labels = self(batch["image"]), batch["label"]
         if split == "train":
-            loss: Tensor = self.training_loss(logits, labels)
+            share = batch.get("share")
+            loss: Tensor = self.training_loss(logits, labels, batch.get("partner_label"), share)
             losses = loss.detach()
+            if share is not None:
+                # An image that is mixed of two has no class of its own: neither label would make an answer to it right
+                # or wrong, so that it counts in the loss and in no other metric.
+                labels = labels.masked_fill(share < 1, -1)
         else:
             losses = evaluation_losses(logits, labels)
             loss = losses.mean()
@@ -264,6 +273,8 @@ class CXRModule(pl.LightningModule):
             # A sampler that deals out whole batches may show a record to two processes; it counts once.
             _, first = _first_of_each(index)
             logits, labels, losses = logits[first], labels[first], losses[first]
+        else:
+            logits, labels = logits[labels >= 0], labels[labels >= 0]  # not the mixed images, see `_step`
         probabilities = logits.float().softmax(dim=1)
         metrics = classification_metrics(probabilities, labels, self.class_names, self.positive)
         logged = {
