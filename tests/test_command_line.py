@@ -32,6 +32,8 @@ MISTAKES = [
     (["data=phantom", "data.sources.phantom.markr=1"], ["data.sources.phantom.markr", "marker"]),
     (["balance=oversample", "balance.weighting=effective_number"], ["balance.sampler", "balance.allow_both=true"]),
     (["balance=oversample", "loss=logit_adjusted"], ["loss.name=logit_adjusted", "balance.allow_both=true"]),
+    (["model.pretrained=imagnet"], ["model.pretrained=imagnet", "true (or imagenet) or false"]),
+    (["model.head=concat_pool", "model.drop_rate=0.1"], ["model.drop_rate=0.1", "concat_pool"]),
     (["loss=focal", "loss.label_smoothing=0.1"], ["loss.label_smoothing=0.1", "focal"]),
     (["data=class_folders"], ["data.root"]),
     (["data=covid_vs_normal", "data.root=x"], ["data.root=x", "data.sources"]),

@@ -72,3 +72,8 @@ def test_both_corrections_are_taken_when_asked_for(compose: Compose) -> None:
 def test_a_third_class_is_a_setting(compose: Compose) -> None:
     plain = check(compose("++data.classes.viral=[Viral]"), TrainConfig)
     assert list(plain["data"]["classes"]) == ["covid", "other", "viral"]
+
+
+@pytest.mark.parametrize(("typed", "kept"), [("imagenet", True), ("true", True), ("false", False)])
+def test_pretrained_weights_have_one_plain_value(typed: str, kept: bool, compose: Compose) -> None:
+    assert check(compose(f"model.pretrained={typed}"), TrainConfig)["model"]["pretrained"] is kept

@@ -196,9 +196,14 @@ class Data:
 @dataclass
 class Model:
     name: str = setting("resnet50", "backbone: any timm name")
-    pretrained: bool = setting(True, "start from the weights that timm offers for the backbone (fetched once)")
+    pretrained: bool | str = setting(
+        True,
+        "true (or imagenet): start from the weights that timm offers for the backbone, fetched once; false: do not",
+    )
     weights: str | None = setting(
-        None, "file of weights to start from (.safetensors, .pth, .ckpt); goes before pretrained"
+        None,
+        "weights to start from: a file (.safetensors, .pth, .ckpt) or the directory of a run, for its best checkpoint; "
+        "goes before pretrained",
     )
     head: str = setting(
         "linear",
@@ -260,8 +265,10 @@ class Loss:
 class Balance:
     sampler: str = setting(
         "none",
-        "none, oversample (weighted sampling with replacement), balanced_batches (as many of each class in a batch)",
-        choices=("none", "oversample", "balanced_batches"),
+        "none, oversample (weighted sampling with replacement), balanced_batches (as many of each class in a batch), "
+        "repeat (images of smaller classes several times in an epoch, each time with another augmentation; the epoch "
+        "becomes longer)",
+        choices=("none", "oversample", "balanced_batches", "repeat"),
     )
     weighting: str = setting(
         "none",

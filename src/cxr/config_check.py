@@ -338,6 +338,11 @@ def _check_training(plain: dict[str, Any]) -> None:
 
 
 def _check_model(model: dict[str, Any], batch_size: int) -> None:
+    """Refuse what no network can be; one way of saying so stays for ``pretrained``."""
+    pretrained = model["pretrained"]
+    if not isinstance(pretrained, bool) and pretrained != "imagenet":
+        raise SettingError(f"model.pretrained={pretrained}: true (or imagenet) or false")
+    model["pretrained"] = pretrained is not False
     if model["head"] == "concat_pool" and model["drop_rate"] > 0:
         raise SettingError(
             f"model.drop_rate={model['drop_rate']} with model.head=concat_pool: this head has dropout of its own; "

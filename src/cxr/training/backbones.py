@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from cxr.errors import CheckpointError, ConfigurationError
 from cxr.training.heads import HEADS, put_concat_pool_head
+from cxr.training.run_directory import RunDirectory
 
 # How long a server may take to answer before the network counts as missing, seconds. Left to itself the hub's client
 # tries for three quarters of a minute, with a line for every attempt.
@@ -73,7 +74,8 @@ def create_backbone(
         num_classes: C, at least 1.
         image_size: pixels of a side; networks that are made for one size (vision transformers) are built for this one.
         pretrained: start from timm's weights, from the local cache or the network; the classifier starts afresh.
-        weights: a file to start from instead: safetensors, a state dict of torch, or a checkpoint of cxr.
+        weights: what to start from instead: safetensors, a state dict of torch, a checkpoint of cxr, or the directory
+            of a run, for its best checkpoint.
         head: ``linear``, the backbone's own classifier, or ``concat_pool``, see `cxr.training.heads`.
         drop_rate: dropout before the classifier, in [0, 1); ``concat_pool`` has its own.
         drop_path_rate: how often the last residual is left out of an image, in [0, 1); it falls linearly towards the
@@ -135,14 +137,14 @@ def load_weights(network: nn.Module, path: str | Path, *, classifier: str | tupl
 
     Args:
         network: changed in place.
-        path: safetensors, a state dict saved by torch (bare, or under ``state_dict`` or ``model``), or a checkpoint of
-            cxr.
+        path: safetensors, a state dict saved by torch (bare, or under ``state_dict`` or ``model``), a checkpoint of cxr,
+            or the directory of a run.
         classifier: name(s) of the classifier module(s).
 
     Raises:
         CheckpointError: the file is missing, cannot be read without running code, or does not fit the network.
     """
-    path = Path(path)
+    path = _weights_file(Path(path))
     tensors = _read_tensors(path)
     own = network.state_dict()
     # Batches counted by a normalisation are in some files and not in others, and change no result here.
@@ -211,12 +213,26 @@ def _find_pretrained(name: str, config: Any) -> tuple[str, dict[str, Any]]:
 def _no_weights(name: str, why: str) -> ConfigurationError:
     return ConfigurationError(
         f"model.pretrained=true: the weights of {name} cannot be fetched ({why});"
-        " use model.pretrained=false, or model.weights=<file>"
+        " use model.pretrained=false, or model.weights=<file or run>"
     )
 
 
 def _no_drop_path(name: str, rate: float) -> ConfigurationError:
     return ConfigurationError(f"model.drop_path_rate={rate}: {name} has no residuals to leave out; use 0")
+
+
+def _weights_file(path: Path) -> Path:
+    """The best checkpoint of a run, the last where it has no best; a file stands for itself."""
+    if not path.is_dir():
+        return path
+    run = RunDirectory(path)
+    wanted = (run.best_checkpoint_path, run.last_checkpoint_path)
+    found = next((each for each in wanted if each.is_file()), None)
+    if found is None:
+        raise CheckpointError(
+            f"model.weights={path}: no run with a checkpoint: looked for {' and '.join(map(str, wanted))}"
+        )
+    return found
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
