@@ -12,10 +12,11 @@ import huggingface_hub
 import safetensors.torch
 import timm
 import torch
-from timm.layers import DropPath
+from timm.layers.drop import DropPath
 from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import Tensor, nn
 
+import cxr.training.dark_covid_net  # noqa: F401 - a network of our own, which timm knows from here on
 from cxr.errors import CheckpointError, ConfigurationError
 from cxr.training.heads import HEADS, put_concat_pool_head
 from cxr.training.run_directory import RunDirectory
@@ -137,8 +138,8 @@ def load_weights(network: nn.Module, path: str | Path, *, classifier: str | tupl
 
     Args:
         network: changed in place.
-        path: safetensors, a state dict saved by torch (bare, or under ``state_dict`` or ``model``), a checkpoint of cxr,
-            or the directory of a run.
+        path: safetensors, a state dict saved by torch (bare, or under ``state_dict`` or ``model``), a checkpoint of
+            cxr, or the directory of a run.
         classifier: name(s) of the classifier module(s).
 
     Raises:
