@@ -34,6 +34,7 @@ MISTAKES = [
     (["balance=oversample", "loss=logit_adjusted"], ["loss.name=logit_adjusted", "balance.allow_both=true"]),
     (["model.pretrained=imagnet"], ["model.pretrained=imagnet", "true (or imagenet) or false"]),
     (["model.head=concat_pool", "model.drop_rate=0.1"], ["model.drop_rate=0.1", "concat_pool"]),
+    (["balance=repeat", "data.batch_size=1"], ["data.batch_size=1", "balance.sampler=repeat"]),
     (["loss=focal", "loss.label_smoothing=0.1"], ["loss.label_smoothing=0.1", "focal"]),
     (["data=class_folders"], ["data.root"]),
     (["data=covid_vs_normal", "data.root=x"], ["data.root=x", "data.sources"]),

@@ -311,7 +311,7 @@ def _check_training(plain: dict[str, Any]) -> None:
     if sweep is not None and not re.fullmatch(r"\w[\w.-]*", sweep):
         raise SettingError(f"sweep.name={sweep}: letters, digits, '_', '-' and '.' only: it is the name of a folder")
     _check_model(plain["model"], plain["data"]["batch_size"])
-    _check_balance(plain["balance"], plain["loss"])
+    _check_balance(plain["balance"], plain["loss"], plain["data"]["batch_size"])
     trainer = plain["trainer"]
     if trainer["gpus"] == 0 and trainer["precision"] == "16-mixed":
         raise SettingError(
@@ -354,7 +354,7 @@ def _check_model(model: dict[str, Any], batch_size: int) -> None:
         )
 
 
-def _check_balance(balance: dict[str, Any], loss: dict[str, Any]) -> None:
+def _check_balance(balance: dict[str, Any], loss: dict[str, Any], batch_size: int) -> None:
     """Refuse an imbalance that is corrected twice, and a loss that is not defined."""
     corrections = {
         f"balance.{name}={balance[name]}": "none" for name in ("sampler", "weighting") if balance[name] != "none"
@@ -366,6 +366,12 @@ def _check_balance(balance: dict[str, Any], loss: dict[str, Any]) -> None:
         raise SettingError(
             f"{' and '.join(corrections)} correct the same imbalance twice; keep one of them ({ways}), or "
             "balance.allow_both=true"
+        )
+    if balance["sampler"] == "repeat" and batch_size == 1:
+        # What is drawn for a batch depends on the images in it.
+        raise SettingError(
+            "data.batch_size=1 with balance.sampler=repeat: an image would be augmented in the same way each time; "
+            "use 2 or more"
         )
     if loss["name"] == "focal" and loss["label_smoothing"] > 0:
         raise SettingError(

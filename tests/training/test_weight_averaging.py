@@ -28,7 +28,8 @@ def data(cache: Path) -> CXRDataModule:
         image_size=32,
         batch_size=4,
         look_for_copies=False,
-        augment={"rotation_degrees": 10.0, "rotation_prob": 1.0},
+        balance={"sampler": "repeat"},
+        augment={"rotation_degrees": 10.0, "rotation_prob": 1.0, "mixup_alpha": 0.4, "mix_prob": 0.5},
     )
     made.setup("fit")
     return made
