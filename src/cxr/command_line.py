@@ -35,6 +35,7 @@ from cxr.interruption import listen
 from cxr.resumption import require_resumable
 from cxr.sweeps.child import Membership, join_sweep
 from cxr.training.run_directory import RunDirectory
+from cxr.training.stage_plan import build_stages
 
 CONF_DIR = Path(__file__).resolve().parents[2] / "conf"
 # Composing takes some 30 ms; the values of a longer sweep are checked as their jobs begin.
@@ -73,7 +74,7 @@ def launch(
 
     Args:
         task: does the work of one job; raises `CxrError` for what a user can mend.
-        program: 'train', 'evaluate', 'audit' or 'protocols': the schema and the primary configuration.
+        program: one of `cxr.config.SCHEMAS`: the schema and the primary configuration.
         after_sweep: is given the jobs of a multirun when the last has ended.
 
     Returns:
@@ -277,9 +278,13 @@ def _say(error: CxrError) -> int:
 
 def _checked(config: DictConfig, program: str) -> dict[str, Any]:
     try:
-        return check(config, SCHEMAS[program])
+        settings = check(config, SCHEMAS[program])
     except SettingError as error:
         raise ConfigurationError(str(error)) from None
+    if "schedule" in settings:
+        schedule = settings["schedule"]
+        build_stages(schedule["stages"] or [], lr=settings["optimizer"]["lr"], schedule=schedule["name"])
+    return settings
 
 
 def _check_before_start(

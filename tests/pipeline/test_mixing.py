@@ -161,3 +161,14 @@ def test_mixing_leaves_the_augmentation_as_it_was(picture_folder: Callable[..., 
         assert torch.equal(before["index"], after["index"])
         whole = after["share"] == 1
         assert torch.equal(before["image"][whole], after["image"][whole])
+
+
+def test_a_range_test_is_given_the_batches_of_the_training(picture_folder: Callable[..., Path], tmp_path: Path) -> None:
+    root = picture_folder({"covid": 12, "other": 12})
+    changes = {"rotation_degrees": 20.0, "rotation_prob": 1.0, "mixup_alpha": 0.4, "cutmix_alpha": 1.0}
+    module, trainer = fit(root, tmp_path, **changes)
+    data: CXRDataModule = trainer.datamodule  # type: ignore[attr-defined]
+    data.trainer = None  # from the first epoch on
+    for seen, given in zip(module.seen, data.training_batches(torch.device("cpu")), strict=False):
+        for name in ("image", "label", "partner_label", "share"):
+            assert torch.equal(seen[name], given[name])

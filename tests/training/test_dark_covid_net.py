@@ -17,6 +17,7 @@ from cxr.evaluation.saliency.grad_cam import grad_cam, signed_maps
 from cxr.training.backbones import create_backbone
 from cxr.training.fused_inference import FusedNetwork, fuse_for_inference
 from cxr.training.heads import ConcatPoolHead
+from cxr.training.layer_groups import layer_groups
 from cxr.training.module import CXRModule
 
 
@@ -72,3 +73,14 @@ def test_it_takes_the_other_head_and_has_no_weights_to_fetch() -> None:
         create_backbone("darkcovidnet", num_classes=2, pretrained=True)
     with pytest.raises(ConfigurationError, match=r"model.drop_path_rate=0.1: darkcovidnet"):
         create_backbone("darkcovidnet", num_classes=2, pretrained=False, drop_path_rate=0.1)
+
+
+def test_its_layers_are_known_in_halves_and_it_keeps_to_its_image_size(make_module: Callable[..., CXRModule]) -> None:
+    network = create_backbone("darkcovidnet", num_classes=2, image_size=64, pretrained=False).network
+    groups = layer_groups(network)
+    assert set(groups) == {name for name, _ in network.named_parameters()}
+    assert {name.split(".")[0] for name, group in groups.items() if group == 2} == {"head"}
+    convolutions = [groups[name] for name, each in network.named_parameters() if each.ndim == 4]
+    assert convolutions == [0] * 8 + [1] * 8 + [2]
+    with pytest.raises(ConfigurationError, match=r"image_size=16 and data.image_size=32.* darkcovidnet"):
+        make_module(backbone="darkcovidnet", schedule={"stages": [{"epochs": 1, "image_size": 16}]})

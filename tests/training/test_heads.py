@@ -20,6 +20,7 @@ from cxr.evaluation.saliency.randomisation import randomised_network
 from cxr.training.backbones import create_backbone
 from cxr.training.fused_inference import FusedNetwork, fuse_for_inference
 from cxr.training.heads import ConcatPoolHead
+from cxr.training.layer_groups import layer_groups
 from cxr.training.module import CXRModule
 
 
@@ -60,6 +61,10 @@ def test_every_kind_of_convolutional_backbone_takes_it(name: str) -> None:
         fused = fuse_for_inference(network)
         assert isinstance(fused, FusedNetwork) == (name != "test_convnext")  # which has no batch norm to fuse
         torch.testing.assert_close(fused(images), logits, rtol=1e-4, atol=1e-5)
+    # A stage that freezes the body trains the head, all of it and nothing else.
+    head = {name for name, group in layer_groups(network).items() if group == 2}
+    own = {id(each) for each in network.get_classifier().parameters()}
+    assert head == {name for name, each in network.named_parameters() if id(each) in own}
 
 
 def test_a_network_without_a_map_of_features_is_refused() -> None:

@@ -75,6 +75,10 @@ class DarkCovidNet(nn.Module):
                 nn.Linear(num_classes * self._num_places, num_classes),
             )
 
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """The blocks that timm divides the network into: each convolution is one."""
+        return {"stem": r"^features\.0\.", "blocks": r"^features\.(\d+)"}
+
     def forward_features(self, x: Tensor) -> Tensor:
         """The last map (B, 256, h, w) of images (B, in_chans, H, W)."""
         return cast(Tensor, self.features(x))
