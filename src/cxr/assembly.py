@@ -148,12 +148,15 @@ def build_network(settings: Settings, data: CXRDataModule, *, begins: bool) -> C
         aspect=settings["data"]["aspect"],
         pretrained=model["pretrained"] and begins,
         weights=model["weights"] if begins else None,
+        head=model["head"],
         drop_rate=model["drop_rate"],
+        drop_path_rate=model["drop_path_rate"],
         channels_last=model["channels_last"],
         optimizer=settings["optimizer"],
         schedule=settings["schedule"],
         loss=settings["loss"],
         class_weights=data.class_weights,
+        class_priors=data.class_priors if settings["loss"]["name"] == "logit_adjusted" else None,
     )
 
 

@@ -196,11 +196,29 @@ class Data:
 @dataclass
 class Model:
     name: str = setting("resnet50", "backbone: any timm name")
-    pretrained: bool = setting(True, "start from the weights that timm offers for the backbone (fetched once)")
-    weights: str | None = setting(
-        None, "file of weights to start from (.safetensors, .pth, .ckpt); goes before pretrained"
+    pretrained: bool | str = setting(
+        True,
+        "true (or imagenet): start from the weights that timm offers for the backbone, fetched once; false: do not",
     )
-    drop_rate: float = setting(0.0, "dropout before the classifier", at_least=0, below=1)
+    weights: str | None = setting(
+        None,
+        "weights to start from: a file (.safetensors, .pth, .ckpt) or the directory of a run, for its best checkpoint; "
+        "goes before pretrained",
+    )
+    head: str = setting(
+        "linear",
+        "linear (the backbone's own classifier) or concat_pool (fastai's: greatest and mean value of each channel, a "
+        "hidden layer; dropout 0.25 and 0.5)",
+        choices=("linear", "concat_pool"),
+    )
+    drop_rate: float = setting(0.0, "dropout before the classifier (of head=linear)", at_least=0, below=1)
+    drop_path_rate: float = setting(
+        0.0,
+        "stochastic depth: how often the last residual is left out of an image, the first ones more rarely (Huang et "
+        "al. 2016)",
+        at_least=0,
+        below=1,
+    )
     channels_last: bool = setting(True, "memory layout of convolutions; faster for most backbones")
 
 
@@ -252,15 +270,29 @@ class Schedule:
 
 @dataclass
 class Loss:
-    label_smoothing: float = setting(0.0, "share of the target spread over all classes", at_least=0, below=1)
+    name: str = setting(
+        "cross_entropy",
+        "cross_entropy, focal (what is answered well counts less, Lin et al. 2017) or logit_adjusted (for classes of "
+        "unequal size, by their shares in training, Menon et al. 2021)",
+        choices=("cross_entropy", "focal", "logit_adjusted"),
+    )
+    label_smoothing: float = setting(
+        0.0, "share of the target spread over all classes (not with focal)", at_least=0, below=1
+    )
+    gamma: float = setting(2.0, "focal: how fast a good answer counts less; 0 is cross-entropy", at_least=0, at_most=10)
+    tau: float = setting(
+        1.0, "logit_adjusted: how far unequal sizes are corrected; 0 not at all, 1 in full", at_least=0, at_most=10
+    )
 
 
 @dataclass
 class Balance:
     sampler: str = setting(
         "none",
-        "none, oversample (weighted sampling with replacement), balanced_batches (as many of each class in a batch)",
-        choices=("none", "oversample", "balanced_batches"),
+        "none, oversample (weighted sampling with replacement), balanced_batches (as many of each class in a batch), "
+        "repeat (images of smaller classes several times in an epoch, each time with another augmentation; the epoch "
+        "becomes longer)",
+        choices=("none", "oversample", "balanced_batches", "repeat"),
     )
     weighting: str = setting(
         "none",
@@ -268,7 +300,9 @@ class Balance:
         choices=("none", "inverse_frequency", "effective_number"),
     )
     beta: float = setting(0.999, "effective_number: how fast further images of a class count less", at_least=0, below=1)
-    allow_both: bool = setting(False, "let a sampler and class weights correct the same imbalance twice")
+    allow_both: bool = setting(
+        False, "let two of a sampler, class weights and loss.name=logit_adjusted correct the same imbalance"
+    )
 
 
 @dataclass
@@ -283,6 +317,24 @@ class Augment:
     brightness: float = setting(0.0, "largest change of brightness, share of the grey range", at_least=0, below=0.5)
     contrast: float = setting(1.0, "largest factor of contrast (and its inverse)", at_least=1, at_most=4)
     lighting_prob: float = setting(0.0, "probability of a change of brightness, and of contrast", at_least=0, at_most=1)
+    mixup_alpha: float = setting(
+        0.0,
+        "mixup: the weighted mean of two images, weight from Beta(alpha, alpha); 0: off (Zhang et al. 2018: 0.2)",
+        at_least=0,
+        at_most=10,
+    )
+    cutmix_alpha: float = setting(
+        0.0,
+        "cutmix: a box of one image in another, its size from Beta(alpha, alpha); 0: off (Yun et al. 2019: 1)",
+        at_least=0,
+        at_most=10,
+    )
+    mix_prob: float = setting(
+        1.0,
+        "mixup, cutmix: probability that an image is mixed; mixed images count in train/loss alone, not in train/auroc",
+        at_least=0,
+        at_most=1,
+    )
 
 
 DEFAULT_EPOCHS = 20
@@ -303,6 +355,13 @@ class Trainer:
     num_processes: int | None = setting(None, "processes on a CPU; null: 2 with strategy=ddp, else 1", at_least=1)
     num_nodes: int = setting(1, "machines", at_least=1)
     accumulate_grad_batches: int = setting(1, "batches per optimiser step", at_least=1)
+    ema_decay: float | None = setting(
+        None,
+        "decay of a moving average of the weights, per step (0.999, say), lower in the first steps; it is what is "
+        "validated, kept and evaluated; null: off",
+        above=0,
+        below=1,
+    )
     gradient_clip_val: float | None = setting(None, "largest norm of the gradient; null: no clipping", above=0)
     deterministic: bool = setting(False, "only algorithms that repeat to the last digit on a GPU (slower)")
     limit_train_batches: float | None = setting(

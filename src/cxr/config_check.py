@@ -334,12 +334,9 @@ def _check_training(plain: dict[str, Any]) -> None:
     sweep = plain["sweep"]["name"]
     if sweep is not None and not re.fullmatch(r"\w[\w.-]*", sweep):
         raise SettingError(f"sweep.name={sweep}: letters, digits, '_', '-' and '.' only: it is the name of a folder")
-    balance, trainer = plain["balance"], plain["trainer"]
-    if balance["sampler"] != "none" and balance["weighting"] != "none" and not balance["allow_both"]:
-        raise SettingError(
-            f"balance.sampler={balance['sampler']} and balance.weighting={balance['weighting']} correct the same "
-            "imbalance twice; set one of them to none, or balance.allow_both=true"
-        )
+    _check_model(plain["model"], plain["data"]["batch_size"])
+    _check_balance(plain["balance"], plain["loss"], plain["data"]["batch_size"])
+    trainer = plain["trainer"]
     if trainer["gpus"] == 0 and trainer["precision"] == "16-mixed":
         raise SettingError(
             "trainer.precision=16-mixed with trainer.gpus=0: a CPU has no such mode; use 32-true or auto"
@@ -383,3 +380,46 @@ def _check_stage(prefix: str, stage: Any) -> dict[str, Any]:
     if not isinstance(stage, Mapping):
         raise SettingError(f"{prefix}={stage}: a stage is written {{epochs:5,freeze:body}}")
     return _check_table(prefix, stage, Stage)
+
+
+def _check_model(model: dict[str, Any], batch_size: int) -> None:
+    """Refuse what no network can be; one way of saying so stays for ``pretrained``."""
+    pretrained = model["pretrained"]
+    if not isinstance(pretrained, bool) and pretrained != "imagenet":
+        raise SettingError(f"model.pretrained={pretrained}: true (or imagenet) or false")
+    model["pretrained"] = pretrained is not False
+    if model["head"] == "concat_pool" and model["drop_rate"] > 0:
+        raise SettingError(
+            f"model.drop_rate={model['drop_rate']} with model.head=concat_pool: this head has dropout of its own; "
+            "leave one of them out"
+        )
+    if model["head"] == "concat_pool" and batch_size == 1:
+        raise SettingError(
+            "data.batch_size=1 with model.head=concat_pool: its batch norms need two images or more in a batch"
+        )
+
+
+def _check_balance(balance: dict[str, Any], loss: dict[str, Any], batch_size: int) -> None:
+    """Refuse an imbalance that is corrected twice, and a loss that is not defined."""
+    corrections = {
+        f"balance.{name}={balance[name]}": "none" for name in ("sampler", "weighting") if balance[name] != "none"
+    }
+    if loss["name"] == "logit_adjusted":
+        corrections["loss.name=logit_adjusted"] = "cross_entropy"
+    if len(corrections) > 1 and not balance["allow_both"]:
+        ways = ", ".join(f"{given.partition('=')[0]}={off}" for given, off in corrections.items())
+        raise SettingError(
+            f"{' and '.join(corrections)} correct the same imbalance twice; keep one of them ({ways}), or "
+            "balance.allow_both=true"
+        )
+    if balance["sampler"] == "repeat" and batch_size == 1:
+        # What is drawn for a batch depends on the images in it.
+        raise SettingError(
+            "data.batch_size=1 with balance.sampler=repeat: an image would be augmented in the same way each time; "
+            "use 2 or more"
+        )
+    if loss["name"] == "focal" and loss["label_smoothing"] > 0:
+        raise SettingError(
+            f"loss.label_smoothing={loss['label_smoothing']} with loss.name=focal: not defined for it; leave one of "
+            "them out"
+        )

@@ -111,10 +111,18 @@ def report_weights(module: CXRModule) -> None:
         return
     parts = [f"{loaded.num_loaded} tensors loaded"]
     if loaded.left_out:
-        parts.append(f"{len(loaded.left_out)} of the file left out")
+        parts.append(f"{len(loaded.left_out)} of the file left out: {_first_names(loaded.left_out)}")
     if loaded.fresh:
-        parts.append(f"{len(loaded.fresh)} start afresh: {', '.join(loaded.fresh[:4])}")
-    _console().print(f"Weights from {escape(loaded.source)}: {'; '.join(parts)}")
+        parts.append(f"{len(loaded.fresh)} start afresh: {_first_names(loaded.fresh)}")
+    if loaded.resized:
+        parts.append(f"fitted to the image size: {_first_names(loaded.resized)}")
+    _console().print(escape(f"Weights from {loaded.source}: {'; '.join(parts)}"))
+
+
+def _first_names(names: Sequence[str]) -> str:
+    shown = 4
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return f"{', '.join(names[:shown])}{more}"
 
 
 def report_trainer(trainer: pl.Trainer) -> None:

@@ -40,12 +40,13 @@ class CXRModule(pl.LightningModule):
         class_names: the C >= 2 classes in the order of the labels.
         positive: the class that the metrics are about, by name.
         image_size, aspect: how images were prepared (pixels of a side; ``crop`` or ``pad``), kept for serving.
-        pretrained, weights, drop_rate, channels_last: see `create_backbone`.
+        pretrained, weights, head, drop_rate, drop_path_rate, channels_last: see `create_backbone`.
         optimizer: keyword arguments of `build_optimizer`.
         schedule: ``name``, ``stages`` (see `cxr.training.stage_plan.build_stages`; None or absent: one of all epochs)
             and keyword arguments of `StagedSchedule`.
-        loss: ``label_smoothing``.
+        loss: keyword arguments of `TrainingLoss`: ``name``, ``label_smoothing``, ``gamma``, ``tau``.
         class_weights: C weights of the training loss, or None.
+        class_priors: share of each class in the training images, for a loss that asks for it.
 
     Attributes:
         loaded_weights: what became of pretrained weights; None for a random start or a restored checkpoint.
@@ -68,12 +69,15 @@ class CXRModule(pl.LightningModule):
         aspect: str = "crop",
         pretrained: bool = True,
         weights: str | None = None,
+        head: str = "linear",
         drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
         channels_last: bool = True,
         optimizer: Mapping[str, Any] | None = None,
         schedule: Mapping[str, Any] | None = None,
         loss: Mapping[str, Any] | None = None,
         class_weights: Sequence[float] | None = None,
+        class_priors: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
         class_names = [str(name) for name in class_names]
@@ -84,6 +88,7 @@ class CXRModule(pl.LightningModule):
         # The name of a tuple, a list or a mapping of another kind would not be read back from a checkpoint.
         optimizer, schedule, loss = dict(optimizer or {}), dict(schedule or {}), dict(loss or {})
         class_weights = None if class_weights is None else [float(weight) for weight in class_weights]
+        class_priors = None if class_priors is None else [float(share) for share in class_priors]
         weights = None if weights is None else str(weights)
         self.save_hyperparameters(logger=False)
 
@@ -93,17 +98,22 @@ class CXRModule(pl.LightningModule):
             image_size=image_size,
             pretrained=pretrained,
             weights=weights,
+            head=head,
             drop_rate=drop_rate,
+            drop_path_rate=drop_path_rate,
             channels_last=channels_last,
         )
         self.network = made.network
+        _check_sizes(backbone, self.network, image_size, schedule.get("stages") or [])
         self.loaded_weights: LoadedWeights | None = made.loaded
         self._initial_weights: str | None = None  # of the run whose checkpoint was restored
         # (grey / 255 - mean) / std as one multiplication and one addition for each of the three channels.
         mean, std = torch.tensor(made.mean), torch.tensor(made.std)
         self.register_buffer("pixel_scale", 1 / (255 * std))
         self.register_buffer("pixel_offset", -mean / std)
-        self.training_loss = TrainingLoss(len(class_names), class_weights=class_weights, **loss)
+        self.training_loss = TrainingLoss(
+            len(class_names), class_weights=class_weights, class_priors=class_priors, **loss
+        )
 
         self.class_names = class_names
         self.positive = positive
@@ -172,8 +182,13 @@ class CXRModule(pl.LightningModule):
     def _step(self, batch: Batch, split: str) -> Tensor:
         logits, labels = self(batch["image"]), batch["label"]
         if split == "train":
-            loss: Tensor = self.training_loss(logits, labels)
+            share = batch.get("share")
+            loss: Tensor = self.training_loss(logits, labels, batch.get("partner_label"), share)
             losses = loss.detach()
+            if share is not None:
+                # An image that is mixed of two has no class of its own: neither label would make an answer to it right
+                # or wrong, so that it counts in the loss and in no other metric.
+                labels = labels.masked_fill(share < 1, -1)
         else:
             losses = evaluation_losses(logits, labels)
             loss = losses.mean()
@@ -264,6 +279,8 @@ class CXRModule(pl.LightningModule):
             # A sampler that deals out whole batches may show a record to two processes; it counts once.
             _, first = _first_of_each(index)
             logits, labels, losses = logits[first], labels[first], losses[first]
+        else:
+            logits, labels = logits[labels >= 0], labels[labels >= 0]  # not the mixed images, see `_step`
         probabilities = logits.float().softmax(dim=1)
         metrics = classification_metrics(probabilities, labels, self.class_names, self.positive)
         logged = {
@@ -358,6 +375,16 @@ class CXRModule(pl.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Remember from which weights the training began that goes on here."""
         self._initial_weights = checkpoint.get("initial_weights")
+
+
+def _check_sizes(backbone: str, network: Any, image_size: int, stages: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse stages with other images for a network that is built for one size."""
+    others = [stage["image_size"] for stage in stages if stage.get("image_size") not in (None, image_size)]
+    if others and getattr(network, "pretrained_cfg", {}).get("fixed_input_size"):
+        raise ConfigurationError(
+            f"schedule.stages: image_size={others[0]} and data.image_size={image_size}, but {backbone} is built for "
+            "one size; leave image_size out of the stages"
+        )
 
 
 def _first_of_each(index: Tensor) -> tuple[Tensor, Tensor]:

@@ -82,7 +82,9 @@ def find_rate(trainer: pl.Trainer, module: CXRModule, **options: Any) -> LrCurve
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
 
     def loss_of(batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        loss: torch.Tensor = module.training_loss(module(batch["image"]), batch["label"])
+        loss: torch.Tensor = module.training_loss(
+            module(batch["image"]), batch["label"], batch.get("partner_label"), batch.get("share")
+        )
         return loss
 
     return range_test(

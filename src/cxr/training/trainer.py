@@ -19,6 +19,7 @@ from cxr.training.progress import EpochProgress
 from cxr.training.random_state import RandomState
 from cxr.training.run_directory import RunDirectory
 from cxr.training.stage_control import StageControl
+from cxr.training.weight_averaging import AveragedWeights
 
 # What Lightning says that does not hold here, and why.
 _WRONG_ADVICE = (
@@ -53,6 +54,7 @@ def build_trainer(
     strategy: str = "auto",
     num_nodes: int = 1,
     accumulate_grad_batches: int = 1,
+    ema_decay: float | None = None,
     gradient_clip_val: float | None = None,
     deterministic: bool = False,
     limit_train_batches: float | None = None,
@@ -73,6 +75,7 @@ def build_trainer(
         gpus, num_processes: see `resolve_devices`.
         precision: see `resolve_precision`.
         strategy: ``auto``, ``ddp``, or another name that Lightning knows.
+        ema_decay: see `AveragedWeights`; None = no average.
         limit_train_batches, limit_val_batches: None = all, up to 1 a share, above 1 a number of batches.
         early_stopping_patience: epochs without a better ``val/auroc``; None = never.
         log_every_n_steps: optimizer steps between two logged losses.
@@ -97,6 +100,8 @@ def build_trainer(
     ]
     if stage_control is not None:
         callbacks.append(stage_control)  # behind the progress, which says first how the last stage ended
+    if ema_decay is not None:
+        callbacks.append(AveragedWeights(ema_decay))
     if early_stopping_patience is not None:
         callbacks.append(BestEarlyStopping(early_stopping_patience))
     callbacks.append(EndBetweenBatches())
