@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from cxr.errors import DataError
 from cxr.evaluation.scoring.run_path import find_checkpoint
 from cxr.open_run import OpenRun
+from cxr.sweeps.trial import join_trial
 from cxr.training.accelerators import resolve_devices
 from cxr.training.run_directory import make_folder
 
@@ -138,7 +139,9 @@ def build_trainer(settings: Settings, run: OpenRun) -> pl.Trainer:
     from cxr.training.trainer import build_trainer as build
 
     run.track()
-    trainer = build(run_dir=run.directory, logger=run.logger, progress=run.first, **settings["trainer"])
+    chosen = settings["trainer"]
+    trial = join_trial(chosen["max_epochs"])
+    trainer = build(run_dir=run.directory, logger=run.logger, progress=run.first, trial=trial, **chosen)
     if run.first:
         report_trainer(trainer)
     return trainer

@@ -46,6 +46,7 @@ class OpenRun:
         job: what was asked for.
         directory: where the run keeps its books.
         first: whether this is the process that keeps the books.
+        pruned: how it was pruned, in words, where it was a trial that ended early.
         logger: where its metrics go, once `track` was called; None for none, and in all processes but the first.
     """
 
@@ -53,6 +54,7 @@ class OpenRun:
     directory: RunDirectory
     first: bool
     logger: Logger | None = None
+    pruned: str | None = None
 
     @property
     def checkpoint_path(self) -> Path | None:
@@ -94,8 +96,11 @@ class OpenRun:
         """Close what `track` opened; a run that failed shows why."""
         if self.logger is None:
             return
-        from cxr.training.tracking import finish, note_failure
+        from cxr.training.tracking import finish, note_failure, note_pruning
 
+        if self.pruned is not None:
+            note_pruning(self.logger, self.pruned)
+            reason = None
         if exit_status != 0 or self.job.continues is not None:  # what was noted before it went on holds no more
             note_failure(self.logger, reason)
         finish(self.logger, exit_status)
@@ -157,7 +162,8 @@ def _kept_books(run: OpenRun) -> Iterator[OpenRun]:
     status, reason, exit_status = "failed", None, 1
     try:
         yield run
-        status, exit_status = "finished", 0
+        status, exit_status = "finished" if run.pruned is None else "pruned", 0
+        reason = run.pruned
     except CxrError as error:
         status = "diverged" if isinstance(error, DivergedError) else "failed"
         reason, exit_status = " ".join(str(error).split()), error.exit_status

@@ -56,10 +56,7 @@ def require_resumable(path: str | Path, settings: Settings) -> None:
         raise ConfigurationError(f"resume={path}: the run is finished; there is nothing to go on with")
     with run.held():
         pass
-    # Where the files lie is no part of a run: the checkpoint knows them by their fingerprints.
-    before, now = (
-        {name: value for name, value in _telling(each) if not name.startswith("paths.")} for each in (kept, settings)
-    )
+    before, now = telling(kept), telling(settings)
     changed = [
         f"{name}: {_shown(before.get(name))} -> {_shown(now.get(name))}"
         for name in dict.fromkeys([*before, *now])
@@ -70,6 +67,14 @@ def require_resumable(path: str | Path, settings: Settings) -> None:
             f"resume={path}: a run goes on with the settings that it has; changed: {', '.join(changed)}; "
             "leave them as they are, or begin another run"
         )
+
+
+def telling(settings: Settings) -> dict[str, Any]:
+    """The settings by which a run that goes on is held to be the same, as dotted key -> value.
+
+    Where the files lie is no part of a run: the checkpoint knows them by their fingerprints.
+    """
+    return {name: value for name, value in _telling(settings) if not name.startswith("paths.")}
 
 
 def _telling(settings: Settings) -> Iterator[tuple[str, Any]]:

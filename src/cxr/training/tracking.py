@@ -114,6 +114,12 @@ def note_failure(logger: Logger | None, reason: str | None) -> None:
         logger.experiment.summary.update({"failure": reason})
 
 
+def note_pruning(logger: Logger | None, how: str) -> None:
+    """Put ``status`` pruned, and how, into W&B's summary; other loggers have none."""
+    if isinstance(logger, WandbLogger):
+        logger.experiment.summary.update({"status": "pruned", "pruned": how})
+
+
 def finish(logger: Logger | None, exit_code: int) -> None:
     """Close the tracking of a run, whatever its end was; the next run of this process gets one of its own.
 
