@@ -195,7 +195,6 @@ class _Task:
         self.statuses += [1 for job in done if not _is_finished(job)]
         return scores
 
-
     def run_study(
         self,
         config: DictConfig,

@@ -428,7 +428,9 @@ class OptunaSweeper:
         at_least=1,
     )
     sampler: str = setting(
-        "tpe", "how values are proposed: tpe, random or grid (choices and ranges only)", choices=("tpe", "random", "grid")
+        "tpe",
+        "how values are proposed: tpe, random or grid (choices and ranges only)",
+        choices=("tpe", "random", "grid"),
     )
     seed: int = setting(0, "seed of the proposals", at_least=0, at_most=2**31)
     n_startup_trials: int = setting(10, "trials at random before tpe learns from them", at_least=1)

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
-from cxr.config import SCHEMAS, SOURCES, Key, keys
+from cxr.config import SCHEMAS, SOURCES, Key, OptunaSweeper, keys
 
 WIDTH = 118
 
@@ -74,6 +74,12 @@ def help_text(program: str, conf_dir: Path) -> str:
             "Launcher of a multirun (hydra.launcher.<key>=<value>; hydra/launcher=basic: all in one process):",
         ]
         parts += [f"  {name:<36}  {meaning}" for name, meaning in LAUNCHER.items()]
+        parts += [
+            "",
+            "Search in a multirun (hydra/sweeper=optuna; interval(a,b), range(a,b,step), choice(a,b), tag(log, ...)):",
+        ]
+        searching = [key for key in keys(OptunaSweeper, "hydra.sweeper.") if "meaning" in key.metadata]
+        parts += ["\n".join(_lines(key)) for key in searching]
     parts += ["", "Options of the sources (data.sources.<name>.<key>=<value>):"]
     for kind, source in SOURCES.items():
         parts.append(f"\n  kind: {kind}")

@@ -36,6 +36,8 @@ def check_options(options: Mapping[str, Any]) -> None:
         ConfigurationError: one line for the first mistake.
     """
     for key in keys(OptunaSweeper, "hydra.sweeper."):
+        if "meaning" not in key.metadata:
+            continue  # Hydra's own
         try:
             check_range(key, options.get(key.name.rpartition(".")[2]))
         except SettingError as error:

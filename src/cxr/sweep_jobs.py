@@ -101,9 +101,7 @@ def run_jobs(
     return list(jobs), [math.nan if score is None else score for score in scores]
 
 
-def build_entry(
-    job: Job, settings: Mapping[str, Any], label: str, command: Sequence[str], *, gpus: int
-) -> SweepJob:
+def build_entry(job: Job, settings: Mapping[str, Any], label: str, command: Sequence[str], *, gpus: int) -> SweepJob:
     """The process that a job is to become.
 
     Args:

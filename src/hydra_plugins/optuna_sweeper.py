@@ -1,7 +1,7 @@
 """How does Hydra come to search with Optuna?  (hydra/sweeper=optuna)
 
-Executed by Hydra at every start, like `process_launcher`: no dataclass stands here, and Optuna is imported when a search
-begins.
+Executed by Hydra at every start, like `process_launcher`: no dataclass stands here, and Optuna is imported when a
+search begins.
 """
 
 from typing import Any

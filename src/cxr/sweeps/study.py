@@ -36,6 +36,8 @@ _SWEEP, _REPEATS, _REASON, _DIVERGED = "sweep", "repeats", "reason", "diverged"
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 # Trials are asked for within groups of keys that stand together: Optuna calls it an experiment since 2.8.
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+# To go in Optuna 6; until then it alone keeps a line for every conditional key off the terminal.
+warnings.filterwarnings("ignore", message=".*warn_independent_sampling.*", category=FutureWarning)
 
 
 @dataclass
