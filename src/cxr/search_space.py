@@ -96,7 +96,7 @@ def _dimension(override: Override) -> Dimension:
         if value.start is None or value.end is None:
             raise ConfigurationError(f"{typed}: give both ends, interval(<low>, <high>)")
         return _checked(Dimension(name, _kind(whole), low=value.start, high=value.end, log=log), str(typed))
-    numbers = [float(each) for each in override.sweep_iterator()]
+    numbers = [float(str(each)) for each in override.sweep_iterator()]
     if log:
         raise ConfigurationError(f"{typed}: tag(log) belongs to interval(...); a range has even steps")
     if not numbers:

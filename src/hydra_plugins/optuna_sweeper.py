@@ -32,10 +32,12 @@ class OptunaSweeper(Sweeper):
         """Search until the study has as many trials as were asked for."""
         if not hasattr(self.task_function, "run_study"):
             raise RuntimeError("hydra/sweeper=optuna searches with cxr's train.py only; use hydra/sweeper=basic")
-        loader = self.hydra_context.config_loader
+        assert self.hydra_context is not None
+        assert self.config is not None
+        loader, config = self.hydra_context.config_loader, self.config
         self.task_function.run_study(
-            self.config,
-            lambda overrides: loader.load_sweep_config(self.config, list(overrides)),
+            config,
+            lambda overrides: loader.load_sweep_config(config, list(overrides)),
             arguments,
             self.options,
         )

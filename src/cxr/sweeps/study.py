@@ -22,6 +22,7 @@ from optuna.distributions import check_distribution_compatibility, distribution_
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
 from cxr.errors import ConfigurationError
 from cxr.files import write_atomically
@@ -219,10 +220,10 @@ class Study:
     def _require_the_same(self) -> None:
         if self._study.direction != optuna.study.StudyDirection.MAXIMIZE:
             raise ConfigurationError(f"hydra.sweeper.study_name={self.name}: is a study of another kind; give another")
-        before = self._study.user_attrs.get("fixed")
+        before: dict[str, Any] = self._study.user_attrs.get("fixed", dict(self.fixed))
         changed = [
             f"{name}: {before.get(name)} -> {self.fixed.get(name)}"
-            for name in (dict.fromkeys([*before, *self.fixed]) if before is not None else ())
+            for name in dict.fromkeys([*before, *self.fixed])
             if before.get(name) != self.fixed.get(name)
         ]
         if changed:
@@ -309,14 +310,8 @@ def _explained(given: str | None) -> Iterator[None]:
         yield
     except ConfigurationError:
         raise
-    except (OSError, ImportError, optuna.exceptions.StorageInternalError, *_database_errors()) as error:
+    except (OSError, ImportError, optuna.exceptions.StorageInternalError, SQLAlchemyError) as error:
         shown = "optuna.journal" if given is None else re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", given)
         text = str(error).strip().splitlines()
         said = text[0][:200] if text else type(error).__name__
         raise ConfigurationError(f"hydra.sweeper.storage={shown}: cannot be used ({said})") from None
-
-
-def _database_errors() -> tuple[type[BaseException], ...]:
-    from sqlalchemy.exc import SQLAlchemyError
-
-    return (SQLAlchemyError,)
