@@ -206,6 +206,7 @@ def test_a_run_that_was_killed_goes_on_and_ends_like_an_undisturbed_one(
     process = start(*TINY, "seed=1", f"paths.cache={expected.parents[1] / 'cache'}", cwd=tmp_path)
     outputs = tmp_path / "outputs" / "demo"
     wait_until(lambda: any(num_epochs(path) >= 2 for path in outputs.glob("*")), process)
+    process.send_signal(signal.SIGSTOP)  # it lives, and goes no further meanwhile
     (run_dir,) = outputs.iterdir()
     alive = run(f"resume={run_dir}", cwd=tmp_path)
     assert alive.returncode == 2
@@ -290,7 +291,7 @@ def test_wandb_says_which_failed(with_failures: tuple[Path, int, str, str]) -> N
                 text=True,
                 timeout=60,
             )
-            records = [json.loads(line) for line in shown.stdout.splitlines()]
+            records = [json.loads(line) for line in shown.stdout.splitlines() if line.startswith("{")]
             ends += [record["exit"].get("exit_code", 0) for record in records if record["type"] == "exit"]
         assert len({folder.name.rsplit("-", 1)[1] for folder in (sweep / number).rglob("offline-run-*")}) == 1
         codes[number] = ends
