@@ -1,12 +1,12 @@
 """How many copies does the search for same pictures find, and whom does it mistake for another?
 
-    python benchmarks/planted_copies.py --data <folder with chest_xray/ and covid-chestxray-dataset/> --seed 1 --half even
+    python benchmarks/planted_copies.py --data <folder with chest_xray/ and covid-chestxray-dataset/>
 
-Changes real radiographs in ways in which published collections changed theirs, hides the copies among all radiographs and
-searches. Prints two Markdown tables: the copies found of each kind with a 95 % interval (Wilson), and the pairs of
+Changes real radiographs in ways in which published collections changed theirs, hides the copies among all radiographs
+and searches. Prints a Markdown table of the copies found of each kind with a 95 % interval (Wilson), and the pairs of
 different patients at or above the threshold, each of which must be looked at. The parents of the copies are drawn from
-one half of the images (by a bit of their SHA-256), so that method and thresholds can be chosen on the other.
---figure draws the distribution of the scores of true and false pairs.
+one half of the images (--half, by the last bit of their SHA-256), so that method and thresholds can be chosen on the
+other. --figure draws the distribution of the scores of true and false pairs.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from tempfile import TemporaryDirectory
 import cv2
 import numpy as np
 import pandas as pd
-from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
@@ -234,7 +233,7 @@ def main() -> None:
 
     true_scores = recall_table(scores, plan, len(originals))
     print()
-    false_scores = false_table(scores, records, len(pixels))
+    false_scores = false_table(scores, records, len(pixels), found.num_candidates)
     if arguments.figure is not None:
         draw(arguments.figure, true_scores, false_scores, len(pixels))
 
@@ -272,7 +271,7 @@ def _row(name: str, best: NDArray[np.float64], part: NDArray[np.float64], wanted
     print(f"| {' | '.join(map(str, cells))} |", flush=True)
 
 
-def false_table(scores: pd.DataFrame, records: pd.DataFrame, num_pictures: int) -> NDArray[np.float64]:
+def false_table(scores: pd.DataFrame, records: pd.DataFrame, num_pictures: int, num_judged: int) -> NDArray[np.float64]:
     """Prints the pairs of different patients above the threshold; the scores of all that were judged."""
     patients = records["patient"].to_numpy(object)
     groups = records["group"].to_numpy(object)
@@ -286,7 +285,7 @@ def false_table(scores: pd.DataFrame, records: pd.DataFrame, num_pictures: int) 
     num_pairs = num_pictures * (num_pictures - 1) / 2
     per_million = len(merged) / num_pairs * 1e6
     print(
-        f"{num_pairs / 1e6:.1f} million pairs, of which {len(scores):,} were laid over each other; "
+        f"{num_pairs / 1e6:.1f} million pairs, of which {num_judged:,} were laid over each other; "
         f"{len(merged)} of different patients at {THRESHOLD:g} or above: {per_million:.2f} per million "
         f"(wanted: at most {MOST_FALSE_PER_MILLION:g}); the highest score of different patients is "
         f"{different['score'].max():.3f}, the next {different['score'].nlargest(6).round(3).tolist()[1:]}"
@@ -304,12 +303,13 @@ def draw(path: Path, true_scores: dict[str, NDArray[np.float64]], false_scores: 
     """The distribution of the scores: copies by family, and pairs of different patients laid over each other."""
     bins = np.linspace(0, 1, 51)
     title = "Scores of copies and of different patients"
-    with drawing(path, (7.2, 3.6), title, f"share of the pairs in each bin of 0.02, {num:,} pictures") as figure:
+    subtitle = f"share of the pairs in each bin of 0.02 (logarithmic), {num:,} pictures"
+    with drawing(path, (7.2, 3.6), title, subtitle) as figure:
         axes = figure.add_subplot()
         styles = {"near-duplicate": (FIRST, "-"), "crop": (SECOND, "--")}
         axes.stairs(
             np.histogram(false_scores, bins)[0] / len(false_scores), bins, fill=True, color="#c9c9c9",
-            label=f"different patients ({len(false_scores):,} laid over each other)",
+            label=f"different patients ({len(false_scores):,} laid over each other to the end)",
         )  # fmt: skip
         for family, values in true_scores.items():
             color, line = styles[family]
@@ -320,8 +320,9 @@ def draw(path: Path, true_scores: dict[str, NDArray[np.float64]], false_scores: 
             f"a pair from {THRESHOLD:g}", (THRESHOLD, 1), (-4, -2), xycoords=("data", "axes fraction"),
             textcoords="offset points", ha="right", va="top", color=QUIET,
         )  # fmt: skip
-        axes.set(xlim=(0, 1), xlabel="score (0: not even compared)")
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        # Logarithmic: what counts is the tails, one pair of thousands.
+        axes.set(xlim=(0, 1), yscale="log", ylim=(5e-5, 2), xlabel="score (0: not even compared)")
+        axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g} %")
         axes.legend(loc="upper left")
 
 

@@ -1,12 +1,12 @@
 """How do the time and the memory of the search for same pictures grow with the number of pictures?
 
-    python benchmarks/same_pictures.py --data <folder with chest_xray/> --folder <8 GB of space>
+    python benchmarks/same_pictures.py --data <folder with chest_xray/> --folder <12 GB of space>
 
-Prints a Markdown table: real radiographs alone, and 6 of them to 94 drawn ones (phantoms of 128 px) up to 100,000, each row
-a process of its own that compares pictures which were prepared before, as an audit does. "Growth" is the exponent of n
-in the processor time since the row above it of the same pictures: 1 is linear, 2 is all pairs. Memory is the most that
-the process had resident, without the pages of the prepared pictures themselves (64 KB a picture), which the system
-gives back when others need them.
+Prints a Markdown table: real radiographs alone, and 6 of them to 94 drawn ones (phantoms of 128 px) up to 100,000, each
+row a process of its own that compares pictures which were prepared before, as an audit does. "Growth" is the exponent
+of n in the processor time since the row above it of the same pictures: 1 is linear, 2 is all pairs. Memory is the most
+that the process had resident, without the pages of the prepared pictures themselves (64 KB a picture), which the
+system gives back when others need them.
 """
 
 from __future__ import annotations
@@ -23,10 +23,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
-from cxr.audit.same_pictures import SIZE, match_pictures
-from cxr.images.cache import PreparedImages, prepare_images, usable_cores
+from cxr.audit.same_pictures import SIZE, find_same_pictures
+from cxr.images.cache import prepare_images
 from cxr.images.prepare import Preparation
 from cxr.sources.reading import read_sources
 
@@ -52,9 +51,7 @@ def main() -> None:
     parser.add_argument("--mixed", type=int, nargs="*", default=[1000, 10_000, 100_000], help="real and drawn together")
     arguments = parser.parse_args()
 
-    print(
-        "| pictures | wall, s | CPU, s | CPU, ms a picture | growth | wanted | placings judged | pairs found | memory, MB |"
-    )
+    print("| pictures | wall, s | CPU, s | CPU, ms each | growth | wanted | placings judged | pairs | memory, MB |")
     print("|---|---:|---:|---:|---:|---|---:|---:|---:|")
     for name, numbers in (("real", arguments.real), ("real and drawn", arguments.mixed)):
         before: tuple[int, float] | None = None
@@ -75,16 +72,14 @@ def main() -> None:
             print(f"| {' | '.join(cells)} |", flush=True)
 
 
-def pictures(data: Path, folder: Path, num_real: int, num_drawn: int) -> tuple[PreparedImages, NDArray[np.int64]]:
-    """All that may be asked for, prepared, and the rows that are."""
+def pictures(data: Path, folder: Path, num_real: int, num_drawn: int) -> pd.DataFrame:
+    """The records, with fingerprints."""
     real = read({"chest_xray": {"kind": "class_folders", "root": "chest_xray", "patient": "paediatric"}}, data, folder)
     records = real.iloc[np.linspace(0, len(real) - 1, min(num_real, len(real))).astype(int)]
     if num_drawn:
         drawn = {"kind": "phantom", "num_patients": num_drawn, "images_per_patient": 1, "size": 128}
-        records = pd.concat([records, read({"drawn": drawn}, data, folder)])
-    paths, sha256 = records["path"].tolist(), records["sha256"].tolist()
-    images = prepare_images(paths, sha256, Preparation(SIZE, "pad"), folder, progress=False)
-    return images, images.rows[np.unique(images.rows, return_index=True)[1]]
+        records = pd.concat([records, read({"drawn": drawn}, data, folder)], ignore_index=True)
+    return records
 
 
 def read(sources: Mapping[str, Mapping[str, object]], data: Path, folder: Path) -> pd.DataFrame:
@@ -97,28 +92,13 @@ def read(sources: Mapping[str, Mapping[str, object]], data: Path, folder: Path) 
 
 
 def prepare(data: Path, folder: Path, num_real: int, num_drawn: int) -> None:
-    pictures(data, folder, num_real, num_drawn)
-
-
-class Rows:
-    """Some rows of the prepared pictures, in an order of one's own; their pixels stay in the file."""
-
-    def __init__(self, images: PreparedImages, rows: NDArray[np.int64]) -> None:
-        self._pixels, self._rows = images.pixels, rows
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return len(self._rows), *self._pixels.shape[1:]
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, key: int | slice) -> NDArray[np.uint8]:
-        return self._pixels[self._rows[key]]
+    records = pictures(data, folder, num_real, num_drawn)
+    paths, sha256 = records["path"].tolist(), records["sha256"].tolist()
+    prepare_images(paths, sha256, Preparation(SIZE, "pad"), folder, progress=False)
 
 
 def search(data: Path, folder: Path, num_real: int, num_drawn: int) -> Cost:
-    images, rows = pictures(data, folder, num_real, num_drawn)
+    records = pictures(data, folder, num_real, num_drawn)
     peak, ended = [anonymous_mb()], threading.Event()
 
     def watch() -> None:
@@ -128,11 +108,11 @@ def search(data: Path, folder: Path, num_real: int, num_drawn: int) -> Cost:
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
     wall, cpu = time.perf_counter(), time.process_time()
-    found = match_pictures(Rows(images, rows), num_workers=usable_cores(), progress=False)
+    found = find_same_pictures(records, folder, progress=False)
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     ended.set()
     watcher.join()
-    return Cost(wall, cpu, found.num_candidates, len(found.one), peak[0])
+    return Cost(wall, cpu, found.num_candidates, len(found.pairs), peak[0])
 
 
 def anonymous_mb() -> float:

@@ -39,6 +39,7 @@ ROOMS = [
     "shortcuts",
     "report",
     "comparison",
+    "protocols",
 ]
 
 

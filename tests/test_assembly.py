@@ -72,6 +72,21 @@ def test_the_split_by_image_says_that_it_leaks(read: Read, capsys: pytest.Captur
     assert f"LEAKS. {divided} patients" in " ".join(capsys.readouterr().out.split())
 
 
+def test_folds_by_image_are_what_was_asked_for_and_say_that_they_leak(
+    read: Read, capsys: pytest.CaptureFixture[str]
+) -> None:
+    records, _ = read("data.split.kind=kfold", "data.split.unit=image")
+    assert (records.groupby("group")["split"].nunique() > 1).any()
+    assert "data.split.unit=image divides images, not patients: it LEAKS." in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_country_left_out_is_the_test_set(read: Read, capsys: pytest.CaptureFixture[str]) -> None:
+    records, directory = read("data.split.kind=leave_one_out", "data.split.column=country", "data.split.value=Spain")
+    assert ((records["split"] == "test") == (records["country"] == "Spain")).all()
+    assert "LEAK" not in capsys.readouterr().out
+    assert (directory.path / "audit.json").is_file()
+
+
 def test_a_split_given_back_divides_in_the_same_way(read: Read) -> None:
     first, directory = read("data.split.seed=3")
     again, _ = read("data.split.kind=file", f"data.split.path={directory.split_path}")

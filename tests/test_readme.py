@@ -12,7 +12,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
-COMMANDS = sorted(set(re.findall(r"uv run ((?:train|evaluate)\.py [^\n`#]*)", README)))
+SHOWN = re.sub(r"\\\n *", "", README + (ROOT / "docs" / "protocols.md").read_text())  # a line that goes on is one
+COMMANDS = sorted(
+    set(re.findall(r"uv run ((?:(?:train|evaluate)\.py|python -m cxr\.(?:audit|protocols)) [^\n`#]*)", SHOWN))
+)
 
 
 def test_the_two_commands_and_the_test_command_stand_first() -> None:
@@ -26,6 +29,9 @@ def test_a_command_of_the_readme_is_accepted(command: str, tmp_path: Path) -> No
     program, *words = shlex.split(
         re.sub(r"<([^>]*)>", lambda found: re.sub(r"\W", "_", found[1]), command.split("  ")[0])
     )
+    named = [str(ROOT / program)]
+    if program == "python":
+        named, words = words[:2], words[2:]
     if "--config-dir" in words:
         pytest.skip("needs a run; tests/test_runs.py repeats one")
     if any(word == "trainer.max_epoch=3" for word in words):
@@ -34,7 +40,7 @@ def test_a_command_of_the_readme_is_accepted(command: str, tmp_path: Path) -> No
         words.remove("-m")
         words = [word.split(",")[0] for word in words]
     done = subprocess.run(
-        [sys.executable, str(ROOT / program), *words, "--cfg", "job"],
+        [sys.executable, *named, *words, "--cfg", "job"],
         capture_output=True,
         text=True,
         cwd=tmp_path,

@@ -30,18 +30,20 @@ def build_data(settings: Settings, run: OpenRun) -> CXRDataModule:
         DataError: the collections are absent or unfit, or a patient stands on two sides of the split.
     """
     from cxr.audit.audit import write_audit
+    from cxr.pipeline.splits import leaks_by_intention
     from cxr.report import report_audit, report_data
 
     training = {name: settings[name] for name in ("balance", "augment", "seed")}
     data = _read_and_divide(settings, progress=run.first, **training)
-    kind, refuses = settings["data"]["split"]["kind"], settings["audit"]["on_leak"] == "refuse"
+    kind, unit = settings["data"]["split"]["kind"], settings["data"]["split"]["unit"]
+    refuses = settings["audit"]["on_leak"] == "refuse" and not leaks_by_intention(kind, unit)
     if run.first:
-        report_data(run.directory.split_path, run.directory.dropped_path, data, kind)
+        report_data(run.directory.split_path, run.directory.dropped_path, data)
         audit = audit_data(data, settings, shortcuts=settings["audit"]["shortcuts"])
         write_audit(audit, run.directory.path)
         report_audit(audit)
     leaks = data.leaks
-    if leaks and refuses and kind != "random_image":
+    if leaks and refuses:
         raise DataError(
             f"data.split.kind={kind}: {len(leaks)} patients stand on two sides of "
             f"the split (first: {leaks[0]}); use data.split.kind=holdout, or audit.on_leak=warn"
@@ -66,6 +68,7 @@ def audit_data(data: CXRDataModule, settings: Settings, *, shortcuts: bool) -> A
         DataError: a file is gone.
     """
     from cxr.audit.audit import audit_records
+    from cxr.pipeline.splits import describe_split
 
     return audit_records(
         data.records,
@@ -74,7 +77,7 @@ def audit_data(data: CXRDataModule, settings: Settings, *, shortcuts: bool) -> A
         data.class_names,
         data.positive,
         settings["paths"]["cache"],
-        split_kind=settings["data"]["split"]["kind"],
+        split_kind=describe_split(settings["data"]["split"]["kind"], settings["data"]["split"]["unit"]),
         aspect=settings["data"]["aspect"],
         shortcuts=shortcuts,
     )
@@ -96,7 +99,7 @@ def audit_collection(settings: Settings) -> tuple[Audit, Path]:
     paths = settings["paths"]
     data = _read_and_divide(settings)
     folder = make_folder(paths["output"], f"audit/{settings['data']['name']}")
-    report_data(folder / "split.csv", folder / "dropped.csv", data, settings["data"]["split"]["kind"])
+    report_data(folder / "split.csv", folder / "dropped.csv", data)
     audit = audit_data(data, settings, shortcuts=settings["shortcuts"])
     write_audit(audit, folder)
     write_audit_page(audit, folder, data.records, data.pairs, paths["cache"], thumbnails=settings["thumbnails"])

@@ -27,7 +27,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from cxr.allocator import tune_allocator
-from cxr.config import COMMANDS, FIXED_BY_CHECKPOINT, SCHEMAS, keys
+from cxr.config import COMMANDS, FIXED_BY_CHECKPOINT, FIXED_BY_PROTOCOL, SCHEMAS, keys
 from cxr.config_check import SettingError, check, check_key, check_value, explain, nearest
 from cxr.errors import ConfigurationError, CxrError
 from cxr.help_text import help_text
@@ -75,7 +75,7 @@ def launch(
 
     Args:
         task: does the work of one job; raises `CxrError` for what a user can mend.
-        program: 'train', 'evaluate' or 'audit': the schema and the primary configuration.
+        program: 'train', 'evaluate', 'audit' or 'protocols': the schema and the primary configuration.
         after_sweep: is given the jobs of a multirun when the last has ended.
 
     Returns:
@@ -359,6 +359,8 @@ def _check_before_start(
         folders.append(Path(config_dir).resolve())
         if not folders[-1].is_dir():
             raise ConfigurationError(f"--config-dir {config_dir}: there is no such folder")
+    if program == "protocols" and multirun:
+        raise ConfigurationError("--multirun: one configuration stands under all protocols; leave it out")
     primary = f"{config_name.removesuffix('.yaml')}.yaml"
     main_dir = next((folder for folder in reversed(folders) if (folder / primary).is_file()), None)
     if main_dir is None:
@@ -474,6 +476,10 @@ def _check_override(override: Override, program: str, folders: Sequence[Path], m
         return
     if override.is_sweep_override() and not multirun:
         typed = (override.input_line or "").lstrip("+")
+        if program == "protocols":
+            raise ConfigurationError(
+                f"{typed}: one configuration stands under all protocols; give one value (a list: '{name}=[...]')"
+            )
         raise ConfigurationError(
             f"{typed}: several values need a multirun, {COMMANDS[program]} -m {typed} "
             f"(a list as one value: '{name}=[...]')"
@@ -504,6 +510,8 @@ def _check_override(override: Override, program: str, folders: Sequence[Path], m
                 check_value(name, value, SCHEMAS[program])
         except SettingError as error:
             raise ConfigurationError(str(error)) from None
+    if program == "protocols" and name in FIXED_BY_PROTOCOL:
+        raise ConfigurationError(f"{override.input_line}: each protocol sets it; leave it out (see protocols.run)")
     if program == "evaluate" and name.startswith(FIXED_BY_CHECKPOINT):
         raise ConfigurationError(f"{override.input_line}: is as in training, the checkpoint holds it; leave it out")
 

@@ -66,12 +66,22 @@ class Paths:
 class Split:
     kind: str = setting(
         "holdout",
-        "how records are divided: holdout, kfold, predefined (the collection's own folders or column), "
-        "random_image (by image: it leaks patients; for reproduction only), file",
-        choices=("holdout", "kfold", "predefined", "random_image", "file"),
+        "how records are divided: holdout, kfold, leave_one_out (one source or country is the test set), predefined "
+        "(the collection's own folders or column), random_image (by image: it leaks patients; for reproduction only), "
+        "file",
+        choices=("holdout", "kfold", "leave_one_out", "predefined", "random_image", "file"),
+    )
+    unit: str = setting(
+        "group",
+        "holdout, kfold: what is never divided: group (all that shows one patient or picture), patient (ids as listed: "
+        "copies under two ids leak), image (leaks)",
+        choices=("group", "patient", "image"),
     )
     val_fraction: float = setting(
-        0.25, "share of the records for validation (kfold: of those outside the fold)", above=0, below=1
+        0.25,
+        "share of the records for validation (kfold, leave_one_out: of those outside the test set)",
+        above=0,
+        below=1,
     )
     test_fraction: float = setting(
         0.2, "share of the records for the test set (holdout, random_image)", at_least=0, below=1
@@ -79,6 +89,10 @@ class Split:
     seed: int = setting(0, "seed of the division, apart from the seed of training", at_least=0)
     fold: int = setting(0, "kfold: which fold is the test set, counted from 0", at_least=0)
     num_folds: int = setting(5, "kfold: how many folds", at_least=2)
+    column: str = setting("source", "leave_one_out: source or country", choices=("source", "country"))
+    value: str | None = setting(
+        None, "leave_one_out: the source or country that is the test set; records without a country always train"
+    )
     path: str | None = setting(None, "file: a split.csv of an earlier run")
 
 
@@ -470,13 +484,53 @@ class AuditConfig:
     thumbnails: bool = setting(True, "show pairs of pictures side by side; false: no picture of a patient")
 
 
-SCHEMAS: dict[str, type] = {"train": TrainConfig, "evaluate": EvaluateConfig, "audit": AuditConfig}
+# ------------------------------------------------------------------------------------------------------- protocols
+
+PROTOCOLS = ("random_image", "patient", "group", "source", "country")
+
+
+@dataclass
+class Protocols:
+    run: list[str] = setting(
+        list(PROTOCOLS),
+        "ways of dividing: random_image, patient (ids as listed) and group in folds, source and country left "
+        "out one by one; group, against which the others are held, must be among them",
+    )
+    num_folds: int = setting(5, "random_image, patient, group: how many folds", at_least=2)
+    min_images: int = setting(
+        20, "source, country: one of fewer images is not left out; each costs a training", at_least=1
+    )
+    num_resamples: int = setting(1000, "resamples of the patients behind every interval", at_least=100)
+    resume: str | None = setting(None, "folder of an earlier call: its finished trainings are not done again")
+
+
+@dataclass
+class ProtocolsConfig(TrainConfig):
+    protocols: Protocols = setting(Protocols(), "which protocols stand beside each other")
+
+
+SCHEMAS: dict[str, type] = {
+    "train": TrainConfig,
+    "evaluate": EvaluateConfig,
+    "audit": AuditConfig,
+    "protocols": ProtocolsConfig,
+}
 
 # How each program is called.
-COMMANDS = {"train": "python train.py", "evaluate": "python evaluate.py", "audit": "python -m cxr.audit"}
+COMMANDS = {
+    "train": "python train.py",
+    "evaluate": "python evaluate.py",
+    "audit": "python -m cxr.audit",
+    "protocols": "python -m cxr.protocols",
+}
 
 # What the checkpoint fixes: giving it to another collection would score other images than the network was made for.
 FIXED_BY_CHECKPOINT = ("data.image_size", "data.aspect", "data.split", "data.batch_size", "data.num_workers")
+
+# What each protocol sets itself.
+FIXED_BY_PROTOCOL = tuple(
+    f"data.split.{name}" for name in ("kind", "unit", "test_fraction", "fold", "num_folds", "column", "value", "path")
+)
 
 
 # --------------------------------------------------------------------------------------------------------- reading

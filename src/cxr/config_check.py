@@ -13,7 +13,7 @@ from typing import Any
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from cxr.config import SOURCES, EvaluateConfig, Key, TrainConfig, keys
+from cxr.config import PROTOCOLS, SOURCES, EvaluateConfig, Key, ProtocolsConfig, TrainConfig, keys
 
 _BOUNDS = (
     ("at_least", operator.ge, "at least"),
@@ -113,9 +113,11 @@ def check(config: DictConfig, schema: type) -> dict[str, Any]:
             check_range(key, _look_up(plain, key.name))
     if plain.get("data") is not None:
         _check_data(plain["data"])
-    if schema is TrainConfig:
+    if issubclass(schema, TrainConfig):
         _check_training(plain)
-    elif schema is EvaluateConfig:
+    if schema is ProtocolsConfig:
+        _check_protocols(plain)
+    if schema is EvaluateConfig:
         _check_evaluation(plain)
     return plain
 
@@ -218,6 +220,15 @@ def _check_data(data: dict[str, Any]) -> None:
             f"data.split.kind={split['kind']} and data.split.path={split['path']}: "
             "a split from a file needs both data.split.kind=file and data.split.path=<split.csv>"
         )
+    if (split["kind"] == "leave_one_out") != (split["value"] is not None):
+        raise SettingError(
+            f"data.split.kind={split['kind']} and data.split.value={split['value']}: to leave one out needs both "
+            "data.split.kind=leave_one_out and data.split.value=<source or country>"
+        )
+    if split["unit"] != "group" and split["kind"] not in ("holdout", "kfold"):
+        raise SettingError(
+            f"data.split.unit={split['unit']} and data.split.kind={split['kind']}: a unit is for holdout and kfold"
+        )
 
 
 def _check_source(prefix: str, source: Any) -> dict[str, Any]:
@@ -280,6 +291,22 @@ def _number(text: str) -> float | None:
         return float(text)
     except ValueError:
         return None
+
+
+def _check_protocols(plain: dict[str, Any]) -> None:
+    chosen = plain["protocols"]["run"]
+    for name in chosen:
+        if name not in PROTOCOLS:
+            guess = nearest(name, list(PROTOCOLS))
+            hint = f"did you mean {guess}? " if guess is not None else ""
+            raise SettingError(f"protocols.run={name}: {hint}one of {', '.join(PROTOCOLS)}")
+    if "group" not in chosen or len(set(chosen)) < max(2, len(chosen)):
+        raise SettingError(
+            f"protocols.run=[{','.join(chosen)}]: needs group and at least one other, each once: the others are held "
+            "against group"
+        )
+    if plain["trainer"]["strategy"] == "ddp":
+        raise SettingError("trainer.strategy=ddp: each protocol is a sweep, and a sweep cannot run under ddp; use auto")
 
 
 def _check_training(plain: dict[str, Any]) -> None:

@@ -40,7 +40,19 @@ Look for copies, leaks and shortcuts among radiographs, before any training.
 
 Written to <paths.output>/audit/<data>_<date_time>: audit.html, audit.json, leaks.csv, same_pictures.csv, split.csv.
 Exit status 3 where a picture or a patient stands on two sides of the split.""",
+    "protocols": """\
+Train one configuration under several splits, and say how far each flatters it. Takes every key of train.py.
+
+  python -m cxr.protocols data=covid_vs_normal model=resnet18 trainer.max_epochs=10
+  python -m cxr.protocols experiment=demo protocols.run=[random_image,group] protocols.num_folds=3
+  python -m cxr.protocols <the same words> protocols.resume=<folder>      finished trainings are not done again
+
+Each protocol is an ordinary sweep, whose command is printed, pooled out of fold by evaluate.py.
+Written to <paths.output>/protocols/<name>/<date_time>: protocols.csv, .json and .html, figures, and all runs.""",
 }
+
+# Choices that are no section of the schema.
+FURTHER_CHOICES = {"train": ("experiment", "sweep"), "protocols": ("experiment",)}
 
 
 LAUNCHER = {
@@ -53,14 +65,14 @@ def help_text(program: str, conf_dir: Path) -> str:
     """The help of a program.
 
     Args:
-        program: 'train', 'evaluate' or 'audit'.
+        program: 'train', 'evaluate', 'audit' or 'protocols'.
         conf_dir: the folder whose sub-folders are the choices and whose files are their options.
     """
     schema = SCHEMAS[program]
     names = {key.name for key in keys(schema)}
     parts = [USAGE[program], "", "Choices (choice=option):"]
     for folder in sorted(path for path in conf_dir.iterdir() if path.is_dir()):
-        if folder.name in names or (program == "train" and folder.name in ("experiment", "sweep")):
+        if folder.name in names or folder.name in FURTHER_CHOICES.get(program, ()):
             options = ", ".join(sorted(file.stem for file in folder.glob("*.yaml")))
             parts.append(
                 textwrap.fill(options, WIDTH, initial_indent=f"  {folder.name:<12}", subsequent_indent=" " * 14)

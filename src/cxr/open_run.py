@@ -140,27 +140,19 @@ def open_run(job: Job) -> Iterator[OpenRun]:
     with directory.held():
         if job.continues is not None:
             RunDirectory.reopen(directory.path)
-        else:
-            own = {name: value for name, value in settings.items() if name not in OF_THE_CALL}
+        yield from _kept_books(OpenRun(job, directory, first=True), cuda=devices["accelerator"] == "cuda")
+
+
+def _kept_books(run: OpenRun, *, cuda: bool) -> Iterator[OpenRun]:
+    """Write what the run is and what it is trained with, let it go on, and write what it came to."""
+    job, directory = run.job, run.directory
+    status, reason, exit_status = "failed", None, 1
+    try:  # from here on: a signal may come while the machine is being described
+        if job.continues is None:
+            own = {name: value for name, value in job.settings.items() if name not in OF_THE_CALL}
             text = yaml.safe_dump(own, sort_keys=False, allow_unicode=True)
             write_atomically(directory.config_path, _CONFIG_HEAD.format(path=os.path.relpath(directory.path)) + text)
-        _note_environment(directory, describe_environment(cuda=devices["accelerator"] == "cuda"))
-        yield from _kept_books(OpenRun(job, directory, first=True))
-
-
-def _note_environment(directory: RunDirectory, environment: dict[str, Any]) -> None:
-    """Write with what the run is trained; with what it goes on is written below that."""
-    path = directory.environment_path
-    if path.is_file():
-        first = json.loads(path.read_text(encoding="utf-8"))
-        environment = {**first, "resumed": [*first.get("resumed", []), environment]}
-    write_atomically(path, json.dumps(environment, indent=2) + "\n")
-
-
-def _kept_books(run: OpenRun) -> Iterator[OpenRun]:
-    """Let the run go on, and write what it came to."""
-    status, reason, exit_status = "failed", None, 1
-    try:
+        _note_environment(directory, describe_environment(cuda=cuda))
         yield run
         status, exit_status = "finished" if run.pruned is None else "pruned", 0
         reason = run.pruned
@@ -185,3 +177,12 @@ def _kept_books(run: OpenRun) -> Iterator[OpenRun]:
             run.track()
         run.close_tracking(exit_status, reason)
         run.directory.write_status(status, reason=reason, exit_status=exit_status)  # type: ignore[arg-type]
+
+
+def _note_environment(directory: RunDirectory, environment: dict[str, Any]) -> None:
+    """Write with what the run is trained; with what it goes on is written below that."""
+    path = directory.environment_path
+    if path.is_file():
+        first = json.loads(path.read_text(encoding="utf-8"))
+        environment = {**first, "resumed": [*first.get("resumed", []), environment]}
+    write_atomically(path, json.dumps(environment, indent=2) + "\n")

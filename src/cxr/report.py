@@ -36,7 +36,7 @@ def _console() -> Console:
     return console if console.is_terminal else Console(highlight=False, soft_wrap=True, width=160)
 
 
-def report_data(split_path: Path, dropped_path: Path, data: CXRDataModule, split_kind: str) -> None:
+def report_data(split_path: Path, dropped_path: Path, data: CXRDataModule) -> None:
     """Print what was kept and dropped and how it is divided; save both."""
     write_atomically(split_path, to_csv(data.records.drop(columns=["path", "predefined_split"])))
     write_atomically(dropped_path, to_csv(data.dropped))
@@ -45,10 +45,17 @@ def report_data(split_path: Path, dropped_path: Path, data: CXRDataModule, split
     for note in data.notes:
         console.print(f"  {escape(note)}")
     console.print(_split_table(data))
-    if split_kind == "random_image":
+    kind, unit = (data.hparams["split"].get(name) for name in ("kind", "unit"))
+    if kind == "random_image" or unit == "image":
+        asked = "data.split.kind=random_image" if kind == "random_image" else "data.split.unit=image"
         console.print(
-            f"[bold red]data.split.kind=random_image divides images, not patients: it LEAKS. {len(data.leaks)} "
+            f"[bold red]{asked} divides images, not patients: it LEAKS. {len(data.leaks)} "
             "patients stand on several sides; the numbers of this run say nothing of new patients.[/]"
+        )
+    elif unit == "patient" and data.leaks:
+        console.print(
+            "[bold red]data.split.unit=patient believes the patient ids as they are listed: it LEAKS. "
+            f"{len(data.leaks)} patients who share a picture, or stand under several ids, are on several sides.[/]"
         )
     elif data.leaks:
         console.print(f"[bold red]LEAK: {len(data.leaks)} patients stand on several sides of the split.[/]")

@@ -57,16 +57,20 @@ def require_resumable(path: str | Path, settings: Settings) -> None:
     with run.held():
         pass
     before, now = telling(kept), telling(settings)
-    changed = [
-        f"{name}: {_shown(before.get(name))} -> {_shown(now.get(name))}"
-        for name in dict.fromkeys([*before, *now])
-        if before.get(name) != now.get(name)
-    ]
+    changed = [f"{name}: {_shown(old)} -> {_shown(new)}" for name, old, new in changes(before, now)]
     if changed:
         raise ConfigurationError(
             f"resume={path}: a run goes on with the settings that it has; changed: {', '.join(changed)}; "
             "leave them as they are, or begin another run"
         )
+
+
+def changes(before: Settings, now: Settings) -> list[tuple[str, Any, Any]]:
+    """The keys, in dotted form, under which two settings, nested or flat, differ, with both values; None for none."""
+    old, new = dict(_flat(before)), dict(_flat(now))
+    return [
+        (name, old.get(name), new.get(name)) for name in dict.fromkeys([*old, *new]) if old.get(name) != new.get(name)
+    ]
 
 
 def telling(settings: Settings) -> dict[str, Any]:

@@ -254,6 +254,37 @@ def test_a_checkpoint_knows_who_shares_a_picture_without_another_look(
     assert list(elsewhere.glob("same-pictures*"))
 
 
+def test_a_source_is_left_out_with_all_that_its_patients_have_elsewhere(
+    picture_folder: PictureFolder, tmp_path: Path
+) -> None:
+    root = picture_folder({"one/bright": 12, "one/dark": 12, "two/dark": 10})
+    (root / "one" / "dark" / "copy.png").write_bytes((root / "two" / "dark" / "dark-000.png").read_bytes())
+    options: dict[str, Any] = {
+        "sources": {
+            name: {"kind": "class_folders", "root": str(root / name), "patient": "none"} for name in ("one", "two")
+        },
+        "cache_dir": tmp_path / "cache",
+        "image_size": 16,
+        "split": {"kind": "leave_one_out", "column": "source", "value": "two"},
+    }
+    data = CXRDataModule(**options)
+    data.setup("fit")
+    assert ((data.records["split"] == "test") == (data.records["source"] == "two")).all()
+    assert data.leaks == []
+    assert data.dropped[["source", "image", "reason"]].to_numpy().tolist() == [
+        ["one", "dark/copy.png", "patient stands in the source left out"]
+    ]
+    accounting = data.accounting.set_index("source")
+    assert accounting.loc["one", "kept"] + 1 == accounting.loc["one", "rows"] == 25
+    assert data.class_counts["test"] == {"bright": 0, "dark": 10}
+
+    # A checkpoint holds the split of what was kept, and meets the same records again.
+    again = CXRDataModule(**options)
+    again.load_state_dict(data.state_dict())
+    again.setup("test")
+    pd.testing.assert_frame_equal(again.records, data.records)
+
+
 def test_unreadable_images_are_dropped_rows_and_too_many_are_refused(
     make_data: Callable[..., CXRDataModule], picture_folder: PictureFolder, tmp_path: Path
 ) -> None:

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from cxr.errors import ConfigurationError, DataError
-from cxr.pipeline.splits import assign_splits, leaking_groups
+from cxr.pipeline.splits import assign_splits, leaking_groups, strays
 from cxr.sources.reading import read_sources
 
 MakeManifest = Callable[..., pd.DataFrame]
@@ -73,14 +73,19 @@ def test_without_a_test_set_nothing_is_kept_for_it(make_manifest: MakeManifest) 
     assert split.value_counts().to_dict() == {"train": 30, "val": 10}
 
 
-@pytest.mark.parametrize("kind", ["holdout", "kfold", "random_image"])
-def test_the_order_of_the_records_does_not_matter_and_the_seed_does(make_manifest: MakeManifest, kind: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "unit"),
+    [("holdout", "group"), ("kfold", "group"), ("kfold", "patient"), ("kfold", "image"), ("random_image", "group")],
+)
+def test_the_order_of_the_records_does_not_matter_and_the_seed_does(
+    make_manifest: MakeManifest, kind: str, unit: str
+) -> None:
     records = make_manifest({"a": random_patients(0, 40), "b": random_patients(1, 40)})
     shuffled = records.sample(frac=1, random_state=0)
-    split = assign_splits(records, kind=kind)
-    pd.testing.assert_series_equal(assign_splits(shuffled, kind=kind).sort_index(), split)
-    assert not assign_splits(records, kind=kind, seed=1).equals(split)
-    assert assign_splits(records, kind=kind, seed=0).equals(split)
+    split = assign_splits(records, kind=kind, unit=unit)
+    pd.testing.assert_series_equal(assign_splits(shuffled, kind=kind, unit=unit).sort_index(), split)
+    assert not assign_splits(records, kind=kind, unit=unit, seed=1).equals(split)
+    assert assign_splits(records, kind=kind, unit=unit, seed=0).equals(split)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -113,6 +118,112 @@ def test_random_image_divides_patients_and_they_are_reported(make_manifest: Make
     assert leaks
     assert all(group.startswith("a/a-") for group in leaks)
     assert shares(records, split).loc["a", "val"] == pytest.approx(0.25, abs=0.02)
+
+
+def joined_patients(records: pd.DataFrame, label: str, *numbers: int) -> pd.DataFrame:
+    """The records, some patients of a class found to be one person."""
+    same = records["patient"].isin([f"{label}-{number}" for number in numbers])
+    records.loc[same, "group"] = f"a/{label}-{numbers[0]}"
+    return records
+
+
+@pytest.mark.parametrize("kind", ["holdout", "kfold"])
+@pytest.mark.parametrize("seed", range(5))
+def test_a_split_by_listed_patient_divides_no_patient_and_knows_nothing_of_joined_ones(
+    make_manifest: MakeManifest, kind: str, seed: int
+) -> None:
+    records = joined_patients(make_manifest({"a": random_patients(seed, 30), "b": [2] * 40}), "a", *range(12))
+    split = assign_splits(records, kind=kind, unit="patient", seed=seed)
+    assert split.groupby(records["patient"]).nunique().max() == 1
+    assert leaking_groups(records, split) == ["a/a-0"]
+    assert leaking_groups(records, assign_splits(records, kind=kind, seed=seed)) == []
+
+
+def test_the_same_id_in_two_sources_is_two_patients(make_manifest: MakeManifest) -> None:
+    records = make_manifest({"a": [1] * 30, "b": [1] * 30})
+    both = pd.concat([records, records.assign(source="b")], ignore_index=True)
+    split = assign_splits(both, unit="patient")
+    assert split.groupby(both["patient"]).nunique().max() > 1
+    assert split.groupby([both["source"], both["patient"]]).nunique().max() == 1
+
+
+def test_images_without_a_patient_are_patients_of_their_own(make_manifest: MakeManifest) -> None:
+    records = make_manifest({"a": [5] * 10, "b": [5] * 10})
+    records["patient"] = pd.Series([None] * len(records), dtype=object)
+    split = assign_splits(records, unit="patient")
+    assert split.equals(assign_splits(records, unit="image"))
+
+
+def test_a_split_by_image_deals_out_images(make_manifest: MakeManifest) -> None:
+    records = make_manifest({"a": [6] * 10, "b": [1] * 60})
+    assert assign_splits(records, unit="image").equals(assign_splits(records, kind="random_image"))
+    splits = [assign_splits(records, kind="kfold", unit="image", num_folds=3, fold=fold) for fold in range(3)]
+    assert (sum((split == "test").astype(int) for split in splits) == 1).all()
+    assert all(leaking_groups(records, split) for split in splits)
+    # No unit is larger than an image, so every fold has its share of each class to the image.
+    for split in splits:
+        assert shares(records, split)["test"].to_numpy() == pytest.approx(1 / 3, abs=0.02)
+
+
+def from_countries(records: pd.DataFrame, countries: list[str | None]) -> pd.DataFrame:
+    """The patients dealt out to the countries in turn."""
+    codes = pd.factorize(records["patient"])[0]
+    records["country"] = pd.Series([countries[code % len(countries)] for code in codes], dtype=object)
+    return records
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_is_left_out_is_the_test_set_and_nothing_else_is(make_manifest: MakeManifest, seed: int) -> None:
+    records = make_manifest({"a": random_patients(seed, 40), "b": random_patients(seed + 1, 60)})
+    records = from_countries(records, ["Italy", "Spain", None, "China"])
+    tested = pd.Series(0, records.index)
+    for value in ("Italy", "Spain", "China"):
+        options: dict[str, Any] = {"kind": "leave_one_out", "column": "country", "value": value, "seed": seed}
+        split = assign_splits(records, **options)
+        assert ((split == "test") == (records["country"] == value)).all()
+        assert leaking_groups(records, split) == []
+        rest = split[split != "test"]
+        assert (rest == "val").mean() == pytest.approx(0.25, abs=0.06)
+        assert set(split[records["label"] == "a"]) == set(split[records["label"] == "b"]) == {"train", "val", "test"}
+        shuffled = records.sample(frac=1, random_state=0)
+        pd.testing.assert_series_equal(assign_splits(shuffled, **options).sort_index(), split)
+        tested += split == "test"
+    assert (tested == records["country"].notna()).all()
+
+
+def test_a_source_of_one_class_can_be_left_out_and_one_that_alone_has_a_class_cannot(
+    make_manifest: MakeManifest,
+) -> None:
+    records = make_manifest({"a": [1] * 20, "b": [1] * 60})
+    number = records["patient"].str.split("-").str[1].astype(int)
+    records.loc[(records["label"] == "b") & (number >= 20), "source"] = "healthy"
+    split = assign_splits(records, kind="leave_one_out", value="healthy")
+    assert set(records.loc[split == "test", "label"]) == {"b"}
+    with pytest.raises(DataError, match=r"value=a: without this source no image of class 'a' is left to train on"):
+        assign_splits(records, kind="leave_one_out", value="a")
+    with pytest.raises(DataError, match="all records are of this source"):
+        assign_splits(records.assign(source="a"), kind="leave_one_out", value="a")
+
+
+def test_a_value_that_nobody_has_is_refused_with_the_nearest(make_manifest: MakeManifest) -> None:
+    records = from_countries(make_manifest({"a": [1] * 20, "b": [1] * 20}), ["Italy", "Spain"])
+    with pytest.raises(ConfigurationError, match=r"did you mean 'Italy'.*Italy, Spain"):
+        assign_splits(records, kind="leave_one_out", column="country", value="Itally")
+    unknown = records.assign(country=pd.Series([None] * len(records), dtype=object))
+    with pytest.raises(ConfigurationError, match="no record has a country"):
+        assign_splits(unknown, kind="leave_one_out", column="country", value="Italy")
+
+
+def test_records_that_would_show_a_tested_patient_in_training_are_strays(make_manifest: MakeManifest) -> None:
+    records = from_countries(make_manifest({"a": [1] * 20, "b": [1] * 20}), ["Italy", "Spain"])
+    records = joined_patients(records, "a", 0, 1)  # one of Italy, one of Spain
+    for value, stray in (("Italy", "a-1"), ("Spain", "a-0")):
+        gone = strays(records, "country", value)
+        assert records.loc[gone, "patient"].tolist() == [stray]
+        with pytest.raises(DataError, match=rf"1 records of another country .*{stray}-0.png"):
+            assign_splits(records, kind="leave_one_out", column="country", value=value)
+        split = assign_splits(records[~gone], kind="leave_one_out", column="country", value=value)
+        assert leaking_groups(records[~gone], split) == []
 
 
 def test_predefined_keeps_the_test_folder_and_carves_validation_by_group(make_manifest: MakeManifest) -> None:
@@ -183,6 +294,10 @@ def test_a_file_that_does_not_fit_is_refused(make_manifest: MakeManifest, tmp_pa
         {"kind": "kfold", "fold": 5},
         {"num_folds": 1},
         {"seed": -1},
+        {"unit": "person"},
+        {"kind": "random_image", "unit": "patient"},
+        {"kind": "leave_one_out"},
+        {"kind": "leave_one_out", "column": "view", "value": "PA"},
     ],
 )
 def test_settings_out_of_range_are_refused(make_manifest: MakeManifest, options: dict[str, Any]) -> None:
@@ -212,3 +327,8 @@ def test_real_patients_are_never_divided(tmp_path: Path) -> None:
         assert shares(records, split)["test"].to_numpy() == pytest.approx(0.2, abs=0.04)
     by_image = assign_splits(records, kind="random_image")
     assert leaking_groups(records, by_image)
+    for country in ("China", "Germany", "Italy", "Spain"):
+        left = records[~strays(records, "country", country)]
+        split = assign_splits(left, kind="leave_one_out", column="country", value=country)
+        assert ((split == "test") == (left["country"] == country)).all()
+        assert leaking_groups(left, split) == []

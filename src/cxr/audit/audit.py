@@ -35,7 +35,7 @@ class Audit:
     """What was found.
 
     Args:
-        split_kind: how the records are divided.
+        split_kind: how the records are divided, in words.
         num_images, num_patients: records, and the groups that no split may divide.
         pairs: records that show the same picture, `cxr.audit.leaks.COLUMNS`; None where nobody looked.
         leaks: likewise, those that stand on two sides of the split, and divided patients.
@@ -65,9 +65,10 @@ class Audit:
         if len(self.leaks):
             first = self.leaks.iloc[0]
             raise DataError(
-                f"data.split.kind={self.split_kind}: {_counted(len(self.leaks), 'leak')} across the split (first: "
+                f"data.split: {_counted(len(self.leaks), 'leak')} across the {self.split_kind} split (first: "
                 f"{first['image_a']} in {first['split_a']} and {first['image_b']} in {first['split_b']}, "
-                f"{KIND_TITLES[str(first['kind'])]}); use data.split.kind=holdout, which divides no patient"
+                f"{KIND_TITLES[str(first['kind'])]}); use data.split.kind=holdout with "
+                "data.split.unit=group, which divides no patient"
             )
 
     def verdict(self) -> list[str]:

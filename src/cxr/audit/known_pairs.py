@@ -10,7 +10,7 @@ import pandas as pd
 from cxr.audit.kept_findings import find_once
 from cxr.audit.same_pictures import COLUMNS, SamePictures, find_same_pictures
 
-VERSION: Final = 2
+VERSION: Final = 3
 """Of the search: raised when it may find other pairs in the same files, so that older answers are forgotten."""
 
 

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from cxr.audit.known_pairs import same_pictures
-from cxr.audit.same_patient import Join, join_groups
-from cxr.errors import ConfigurationError, DataError
+from cxr.audit.same_patient import Join
 from cxr.images.cache import prepare_images
 from cxr.images.prepare import Preparation
 from cxr.pipeline.prepared_records import PreparedRecords, without_unreadable
+from cxr.pipeline.records import Records, pairs_among, read_records
 from cxr.pipeline.splits import assign_splits, match_split, require_every_class
 from cxr.sources.manifest import Manifest
 from cxr.sources.reading import read_sources
@@ -74,25 +73,26 @@ def read_contents(
     Raises:
         ConfigurationError, DataError: see `CXRDataModule.setup`.
     """
-    manifest = read_sources(
-        sources,
-        data_dir=data_dir,
-        cache_dir=cache_dir,
-        classes=classes,
-        views=views,
-        download=download,
-        keep_unlabelled=not divides,
-        progress=progress,
-    )
-    pairs, names = None, None
-    joins: list[Join] = []
+    taken: dict[str, Any] = {
+        "data_dir": data_dir,
+        "cache_dir": cache_dir,
+        "classes": classes,
+        "views": views,
+        "download": download,
+        "progress": progress,
+    }
+    names, leaves_one_out = None, split.get("kind") == "leave_one_out"
     if divides:
-        _check_classes(manifest, positive)
-        if look_for_copies and (given_split is None or "group" not in given_split):
-            pairs = same_pictures(manifest.records, cache_dir, progress=progress).pairs
-            manifest, joins = _with_joined_groups(manifest, pairs)
+        # Whose records were dropped as strays hangs on who shares a picture, so that these are looked for again.
+        grouped = given_split is not None and "group" in given_split and not leaves_one_out
+        read = read_records(sources, positive=positive, look_for_copies=look_for_copies and not grouped, **taken)
+        if leaves_one_out and split.get("value") is not None:
+            read = read.without_strays(split.get("column", "source"), split["value"])
         if given_split is None:  # now, before minutes of decoding
-            names = assign_splits(manifest.records, **split)
+            names = assign_splits(read.manifest.records, **split)
+    else:
+        read = Records(read_sources(sources, keep_unlabelled=True, **taken))
+    manifest, pairs = read.manifest, read.pairs
     records = manifest.records
     images = prepare_images(
         records["path"].tolist(), records["sha256"].tolist(), preparation, cache_dir, progress=progress
@@ -100,55 +100,17 @@ def read_contents(
     manifest, images, stays = without_unreadable(manifest, images, max_unreadable)
     records = manifest.records
     if pairs is not None:
-        pairs = _among(pairs, stays)
+        pairs = pairs_among(pairs, stays)
     if names is not None:
         names = names[stays].reset_index(drop=True)
     elif given_split is not None and divides:
-        names = match_split(records, given_split, "the checkpoint", whole=True)
-        if "group" in given_split:
-            groups = pd.Series(_given_groups(records, given_split), records.index, dtype=records["group"].dtype)
-            records["group"] = groups
+        given = match_split(records, given_split, "the checkpoint", whole=True)
+        names = given["split"].astype(object)
+        if "group" in given:
+            records["group"] = given["group"].astype(records["group"].dtype)
     if names is not None:
-        require_every_class(records["label"].to_numpy(object), names)
+        require_every_class(records["label"].to_numpy(object), names, also_in_test=not leaves_one_out)
     code = {name: number for number, name in enumerate(manifest.class_names)}
     labels = np.array([code.get(label, -1) for label in records["label"]], np.int64)
     manifest.records["split"] = names if names is not None else pd.Series(None, records.index, dtype=object)
-    return Contents(manifest, PreparedRecords(images, labels), pairs, joins)
-
-
-def _with_joined_groups(manifest: Manifest, pairs: pd.DataFrame) -> tuple[Manifest, list[Join]]:
-    groups, joins = join_groups(manifest.records, pairs)
-    if not joins:
-        return manifest, []
-    groups = groups.astype(manifest.records["group"].dtype)
-    num_joined = sum(len(join.groups) for join in joins)
-    note = f"{num_joined} patients share a picture with another: for the split they are {len(joins)}"
-    return replace(manifest, records=manifest.records.assign(group=groups), notes=(*manifest.notes, note)), joins
-
-
-def _given_groups(records: pd.DataFrame, given: pd.DataFrame) -> list[str]:
-    """The groups of an earlier split that `match_split` has matched: by source and image, else by the file's bytes."""
-    keys = zip(given["source"], given["image"], strict=True)
-    group_of = dict(zip(keys, given["group"], strict=True))
-    group_of_bytes = dict(zip(given["sha256"], given["group"], strict=True))
-    rows = zip(records["source"], records["image"], records["sha256"], strict=True)
-    return [group_of[source, image] if (source, image) in group_of else group_of_bytes[sha]
-            for source, image, sha in rows]  # fmt: skip
-
-
-def _among(pairs: pd.DataFrame, stays: np.ndarray[Any, np.dtype[np.bool_]]) -> pd.DataFrame:
-    """The pairs of records that stay, by their new rows."""
-    left = pairs[stays[pairs["row_a"]] & stays[pairs["row_b"]]].reset_index(drop=True)
-    place = np.cumsum(stays) - 1
-    return left.assign(row_a=place[left["row_a"]], row_b=place[left["row_b"]])
-
-
-def _check_classes(manifest: Manifest, positive: str | None) -> None:
-    names = manifest.class_names
-    if len(names) < 2:
-        raise DataError(f"data.classes: the only class is {', '.join(names)}; a classifier needs two")
-    if positive is not None and positive not in names:
-        raise ConfigurationError(f"data.positive: {positive!r} is not one of the classes {', '.join(names)}")
-    for name in names:
-        if not (manifest.records["label"] == name).any():
-            raise DataError(f"data.classes: class {name!r} has no image; change its findings, or data.views")
+    return Contents(manifest, PreparedRecords(images, labels), pairs, read.joins)

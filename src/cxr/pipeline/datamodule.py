@@ -316,7 +316,8 @@ class CXRDataModule(pl.LightningDataModule):
         self._given_split = pd.DataFrame(state_dict["split"], dtype=object)
         if self._labelled is not None:
             records = self._labelled.manifest.records
-            records["split"] = match_split(records, self._given_split, "the checkpoint", whole=True)
+            given = match_split(records, self._given_split, "the checkpoint", whole=True)
+            records["split"] = given["split"].astype(object)
 
 
 def _check_names(key: str, given: Mapping[str, Any], taker: Callable[..., Any]) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -14,7 +13,7 @@ from torch.utils.data import Dataset
 
 from cxr.errors import DataError
 from cxr.images.cache import PreparedImages
-from cxr.sources.manifest import Manifest, make_dropped
+from cxr.sources.manifest import Manifest
 
 _NAMED = 3  # unreadable files that an error names
 
@@ -74,33 +73,5 @@ def without_unreadable(
             f"{max_unreadable:g} ({named}{more}); mend the files, or allow more"
         )
     reason_of = dict(images.unreadable)
-    entries, rows = _origin(manifest)
-    names, paths = manifest.records["image"].tolist(), manifest.records["path"].tolist()
-    gone = make_dropped(
-        {
-            "source": entries[i],
-            "row": rows[i],
-            "image": names[i],
-            "reason": "unreadable",
-            "detail": reason_of[paths[i]],
-        }
-        for i in np.flatnonzero(~stays).tolist()
-    )
-    left = replace(
-        manifest,
-        records=manifest.records[stays].reset_index(drop=True),
-        dropped=pd.concat([manifest.dropped, gone], ignore_index=True),
-    )
+    left = manifest.drop(~stays, "unreadable", [reason_of.get(path) for path in manifest.records["path"]])
     return left, replace(images, rows=images.rows[stays], unreadable=[]), stays
-
-
-def _origin(manifest: Manifest) -> tuple[list[str], list[int]]:
-    """Source entry and row number there of each record: they stand in the order of the rows that were not dropped."""
-    entries: list[str] = []
-    rows: list[int] = []
-    for name, num_rows in manifest.sources.items():
-        dropped = manifest.dropped.loc[manifest.dropped["source"] == name, "row"].to_numpy()
-        kept = np.setdiff1d(np.arange(1, num_rows + 1), dropped).tolist()
-        entries += [name] * len(kept)
-        rows += kept
-    return entries, rows

@@ -8,6 +8,7 @@ from typing import Final
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
@@ -137,6 +138,37 @@ class Manifest:
     def rows(self) -> int:
         """How many rows or files were read."""
         return sum(self.sources.values())
+
+    def drop(self, gone: NDArray[np.bool_], reason: str, details: Sequence[str | None]) -> Manifest:
+        """The manifest without some of its records, which are then accounted for as dropped.
+
+        Args:
+            gone: (N,) which.
+            reason: why, as a word or two.
+            details: (N,) what else is to be known of each; counts only where it goes.
+        """
+        entries, rows = self._origin()
+        images = self.records["image"].tolist()
+        more = make_dropped(
+            {"source": entries[i], "row": rows[i], "image": images[i], "reason": reason, "detail": details[i]}
+            for i in np.flatnonzero(gone).tolist()
+        )
+        return replace(
+            self,
+            records=self.records[~gone].reset_index(drop=True),
+            dropped=pd.concat([self.dropped, more], ignore_index=True),
+        )
+
+    def _origin(self) -> tuple[list[str], list[int]]:
+        """Source entry and row number there of each record: they stand in the order of the rows not dropped."""
+        entries: list[str] = []
+        rows: list[int] = []
+        for name, num_rows in self.sources.items():
+            dropped = self.dropped.loc[self.dropped["source"] == name, "row"].to_numpy()
+            kept = np.setdiff1d(np.arange(1, num_rows + 1), dropped).tolist()
+            entries += [name] * len(kept)
+            rows += kept
+        return entries, rows
 
     def accounting(self) -> pd.DataFrame:
         """One line per source: ``source``, ``rows``, ``kept``, and a column of counts per reason, commonest first."""

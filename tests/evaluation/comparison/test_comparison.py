@@ -113,7 +113,13 @@ def test_a_run_that_repeats_a_seed_is_no_further_evidence(tmp_path: Path) -> Non
     assert any("repeat each other" in text for text in found.warnings)
 
 
-def test_folds_are_pooled_where_their_records_are_disjoint(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "key", "names"),
+    [("kfold", "fold", (0, 1, 2)), ("leave_one_out", "value", ("Italy", "Spain", "Malta"))],
+)
+def test_folds_are_pooled_where_their_records_are_disjoint(
+    kind: str, key: str, names: tuple[object, ...], tmp_path: Path
+) -> None:
     records = draw_records(120)
     scores = {0.001: draw_scores(records, 2.0, seed=0), 0.1: draw_scores(records, 2.0, seed=1)}
     for lr, of_lr in scores.items():
@@ -124,7 +130,7 @@ def test_folds_are_pooled_where_their_records_are_disjoint(tmp_path: Path) -> No
                 records[part],
                 of_lr[part],
                 everything=records,
-                settings={"data.split.kind": "kfold", "data.split.fold": fold, "optimizer.lr": lr},
+                settings={"data.split.kind": kind, f"data.split.{key}": names[fold], "optimizer.lr": lr},
                 split="test",
             )
     found = compare(tmp_path)

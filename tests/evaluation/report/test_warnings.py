@@ -41,6 +41,17 @@ def set_in_config(run: RunDirectory, old: str, new: str) -> None:
             lambda run: set_in_config(run, "kind: holdout", "kind: random_image"),
             "LEAK: the images were divided at random",
         ),
+        (
+            lambda run: set_in_config(run, "kind: holdout", "kind: kfold\n    unit: image"),
+            "LEAK: the images were divided at random (data.split.unit=image)",
+        ),
+        (
+            lambda run: (
+                divide_a_patient(run),
+                set_in_config(run, "kind: holdout", "kind: holdout\n    unit: patient"),
+            ),
+            "LEAK: the patient ids were believed as they are listed",
+        ),
         (lambda run: edit_entry(run, "test", warnings=["LEAK: 3 of these"]), "Test split: LEAK: 3 of these"),
         (lambda run: edit_entry(run, "test", checkpoint_sha256="cd" * 32), "come from different checkpoints"),
         (

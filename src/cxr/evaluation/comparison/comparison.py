@@ -229,7 +229,8 @@ def _matching(
         )
     smallest, largest = min(map(len, sets)), max(map(len, sets))
     sizes = f"{smallest:,}" if smallest == largest else f"{smallest:,} to {largest:,}"
-    if len({run.run.settings.get("data.split.fold") for run in runs}) == 1:
+    folds = ("data.split.fold", "data.split.value")
+    if len({tuple(run.run.settings.get(key) for key in folds) for run in runs}) == 1:
         names = "images of other content" if matched_by == BY_CONTENT else "images of other names"
         warnings.append(
             f"the runs scored different images ({names}): numbers beside each other are not of the same records; "

@@ -10,7 +10,8 @@ from typing import Any
 from cxr.evaluation.comparison.finished_runs import RECORDS, FinishedRun
 
 # Runs that differ in these alone repeat one configuration.
-REPEAT_KEYS = ("seed", "data.split.seed", "data.split.fold")
+# What is left out is a fold of its own kind.
+REPEAT_KEYS = ("seed", "data.split.seed", "data.split.fold", "data.split.value")
 # What a run is called, where things lie and who watches: no part of what was trained.
 HOUSEKEEPING = re.compile(
     r"name|(paths|logger)\..*|data\.(name|root|download|num_workers)|trainer\.log_every_n_steps"

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-
-from PIL import Image
 
 from cxr.evaluation.comparison.comparison import Comparison, PairedTest, conclude
 from cxr.evaluation.comparison.configurations import is_full_grid, show_value
@@ -26,13 +22,12 @@ from cxr.evaluation.comparison.table import (
     show_spread,
     signed,
 )
-from cxr.evaluation.figure_style import DPI
+from cxr.evaluation.report.figures import picture_of
 from cxr.evaluation.report.page_template import template
-from cxr.evaluation.report.parts import Number, Part, Picture, Section, Strip, Table, strip
+from cxr.evaluation.report.parts import Number, Part, Section, Strip, Table, strip
 from cxr.evaluation.words import ABSENT, LOWER_IS_BETTER, NAMES, Estimate, counted, number, title_of, with_limits
 from cxr.files import write_atomically
 
-CSS_PIXELS_PER_INCH = 96
 WIDE = 480  # CSS pixels from which a figure is not read at the width of a phone
 GROUPS = (
     ("Order and probability", ("auroc", "macro_auroc", "average_precision", "brier", "log_loss")),
@@ -171,18 +166,11 @@ def _sweep(comparison: Comparison, figures: Sequence[Path]) -> Section:
     pictures = []
     for path in figures:
         caption = next(text for start, text in said.items() if path.name.startswith(start))
-        pictures.append(_embed(path, caption))
+        pictures.append(picture_of(path, caption, wide=WIDE))
     left_out = [factor.name for factor in comparison.factors[MAX_FACTORS:]]
     sentences = [f"Not drawn: {', '.join(left_out)}."] if left_out and pictures else []
     section.add(Part(pictures=pictures, sentences=sentences))
     return section
-
-
-def _embed(path: Path, caption: str) -> Picture:
-    data = path.read_bytes()
-    with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
-        width, height = (round(side * CSS_PIXELS_PER_INCH / DPI) for side in image.size)
-    return Picture(base64.b64encode(data).decode("ascii"), width, height, caption, caption, width > WIDE)
 
 
 def _metrics(comparison: Comparison) -> Section:

@@ -112,3 +112,17 @@ def thumbnail_picture(pixels: NDArray[np.uint8], longest: int = THUMBNAIL) -> Pi
     with Image.open(io.BytesIO(data)) as image:
         width, height = image.size
     return Picture(base64.b64encode(data).decode("ascii"), width, height, "", "")
+
+
+def picture_of(path: Path, caption: str, *, wide: int = WIDE) -> Picture:
+    """A PNG file that is no figure of a run, to be embedded.
+
+    Args:
+        path: the file.
+        caption: below it, and for those who do not see it.
+        wide: CSS pixels from which it is not read at the width of a phone.
+    """
+    data = path.read_bytes()
+    with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+        width, height = (round(side * CSS_PIXELS_PER_INCH / DPI) for side in image.size)
+    return Picture(base64.b64encode(data).decode("ascii"), width, height, caption, caption, width > wide)

@@ -116,7 +116,11 @@ def _split_sentences(contents: Contents) -> list[str]:
     seed = contents.setting("data.split.seed")
     sentences = []
     if kind is not None:
-        sentences.append(f"Kind: {kind}{'' if seed is None else f', seed {seed}'}.")
+        unit = contents.setting("data.split.unit")
+        by = "" if unit in (None, "group") else f" by {unit}"
+        value = contents.setting("data.split.value")
+        of = "" if value is None else f", {contents.setting('data.split.column')} {value}"
+        sentences.append(f"Kind: {kind}{by}{of}{'' if seed is None else f', seed {seed}'}.")
     if contents.split is not None:
         digest = hashlib.sha256(contents.run.split_path.read_bytes()).hexdigest()
         hashed = " It holds the SHA-256 of every image." if "sha256" in contents.split else ""

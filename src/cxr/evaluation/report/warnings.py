@@ -64,12 +64,19 @@ def association_strength(association: float, num_classes: int, num_values: int) 
 
 
 def _random_split(contents: Contents) -> list[str]:
-    if contents.setting("data.split.kind") != "random_image":
-        return []
-    return [
-        "LEAK: the images were divided at random (data.split.kind=random_image), not the patients: images of one "
-        "patient stand in training and test. These numbers say nothing of new patients."
-    ]
+    kind, unit = contents.setting("data.split.kind"), contents.setting("data.split.unit")
+    if kind == "random_image" or unit == "image":
+        asked = "data.split.kind=random_image" if kind == "random_image" else "data.split.unit=image"
+        return [
+            f"LEAK: the images were divided at random ({asked}), not the patients: images of one patient stand in "
+            "training and test. These numbers say nothing of new patients."
+        ]
+    if unit == "patient" and divided_groups(contents.split):
+        return [
+            "LEAK: the patient ids were believed as they are listed (data.split.unit=patient): patients who share a "
+            "picture, or stand under several ids, are in training and test."
+        ]
+    return []
 
 
 def _divided_groups(contents: Contents) -> list[str]:

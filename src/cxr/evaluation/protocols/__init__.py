@@ -1,0 +1,1 @@
+"""How far does the way of dividing the records flatter a network?"""
