@@ -443,11 +443,12 @@ class OptunaSweeper:
     )
     sampler: str = setting(
         "tpe",
-        "how values are proposed: tpe, random or grid (choices and ranges only)",
-        choices=("tpe", "random", "grid"),
+        "how values are proposed: tpe, gp (Gaussian process; learns from completed trials only, slow beyond some "
+        "hundred), random or grid (choices and ranges only)",
+        choices=("tpe", "gp", "random", "grid"),
     )
     seed: int = setting(0, "seed of the proposals", at_least=0, at_most=2**31)
-    n_startup_trials: int = setting(10, "trials at random before tpe learns from them", at_least=1)
+    n_startup_trials: int = setting(10, "trials at random before tpe or gp learns from them", at_least=1)
     pruner: str = setting(
         "median",
         "which trials end early, by their val/auroc of each epoch: none, median (below the median of the others), "

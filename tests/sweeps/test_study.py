@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from cxr.errors import ConfigurationError
+from cxr.evaluation.comparison.search_record import RECORD
 from cxr.sweeps.space import Dimension, Space, in_order
-from cxr.sweeps.study import RECORD, Study, open_storage
+from cxr.sweeps.study import Study, open_storage
 from cxr.sweeps.trial import Pruning, join_trial, trial_environment
 
 LR = Dimension("optimizer.lr", "float", low=1e-5, high=1e-2, log=True)
@@ -25,7 +26,7 @@ def begin(folder: Path, *dimensions: Dimension, sampler: str = "tpe", **changed:
     return Study(open_storage(None, folder), None, "study", space, folder, sampler, 0, 3, fixed)
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "random"])
+@pytest.mark.parametrize("sampler", ["tpe", "gp", "random"])
 def test_a_study_goes_on_and_tries_nothing_twice(tmp_path: Path, sampler: str) -> None:
     tried = []
     for call in range(3):
@@ -90,7 +91,8 @@ def test_pruned_is_pruned_and_a_diverged_trial_teaches_the_sampler(tmp_path: Pat
         )
     counts = study.counts()
     assert (counts.complete, counts.pruned, counts.diverged, counts.failed, counts.ended) == (1, 1, 1, 1, 4)
-    assert [trial.state.name for trial in study.of_this_sweep()] == ["COMPLETE", "PRUNED", "PRUNED", "FAIL"]
+    assert [trial.state.name for trial in study.of_this_sweep()] == ["COMPLETE", "PRUNED", "COMPLETE", "FAIL"]
+    assert study.of_this_sweep()[2].value == 0, "the worst val/auroc that there is"
 
 
 def test_a_study_with_other_settings_or_choices_does_not_go_on(tmp_path: Path) -> None:

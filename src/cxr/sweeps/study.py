@@ -25,12 +25,13 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from cxr.errors import ConfigurationError
+from cxr.evaluation.comparison.search_record import RECORD
 from cxr.files import write_atomically
 from cxr.sweeps.space import Dimension, Space, Value
 
 JOURNAL = "optuna.journal"
-RECORD = "study.json"
-_MAX_REPEATS = 20  # proposals in a row that were tried before; then one that was not is taken
+WORST = 0.0  # what a diverged trial is worth: no val/auroc is lower
+_MAX_REPEATS = 5  # proposals in a row that were tried before; then one is drawn at random that was not
 # Marks on a trial: the sweep whose job it is; the trial that tried the same; why it came to nothing.
 _SWEEP, _REPEATS, _REASON, _DIVERGED = "sweep", "repeats", "reason", "diverged"
 
@@ -124,7 +125,7 @@ class Study:
             # Another seed for every call, or it would begin with the proposals of the first again.
             self._study.sampler = self._build_sampler(self.seed + num_trials)
             self._study.set_user_attr("fixed", dict(self.fixed))
-        self._random = random.Random(self.seed)
+        self._random = random.Random(self.seed + num_trials)
 
     def counts(self) -> Counts:
         """How the trials stand, those aside whose values had been tried before."""
@@ -150,27 +151,33 @@ class Study:
         with _explained(self.given):
             if self.space.is_countable and self._untried() is None:
                 return None
-            for attempt in itertools.count():
-                if self.sampler == "grid" or attempt == _MAX_REPEATS:
-                    values = self._untried()
-                    if values is None:
-                        return None
-                    self._study.enqueue_trial(values)
-                before = self._tried()
-                trial = self._study.ask()
-                trial.set_user_attr(_SWEEP, self._sweep)
-                values = self._suggest(trial)
-                if _known_by(values) not in before:
-                    return Asked(trial.number, trial._trial_id, values)
-                trial.set_user_attr(_REPEATS, before[_known_by(values)])
-                self._study.tell(trial, state=TrialState.FAIL)
+            proposes = self._study.sampler
+            try:
+                for attempt in itertools.count():
+                    if self.sampler == "grid" or (attempt == _MAX_REPEATS and self.space.is_countable):
+                        values = self._untried()
+                        if values is None:
+                            return None
+                        self._study.enqueue_trial(values)
+                    elif attempt == _MAX_REPEATS:
+                        self._study.sampler = optuna.samplers.RandomSampler(seed=self._random.randrange(2**31))
+                    before = self._tried()
+                    trial = self._study.ask()
+                    trial.set_user_attr(_SWEEP, self._sweep)
+                    values = self._suggest(trial)
+                    if _known_by(values) not in before:
+                        return Asked(trial.number, trial._trial_id, values)
+                    trial.set_user_attr(_REPEATS, before[_known_by(values)])
+                    self._study.tell(trial, state=TrialState.FAIL)
+            finally:
+                self._study.sampler = proposes
         raise AssertionError
 
     def tell(self, number: int, value: float | None, outcome: str, reason: str | None) -> None:
         """Tell what a trial came to.
 
-        A diverged trial counts as pruned for Optuna: its samplers learn from pruned trials that they are worse than
-        complete ones, while they learn nothing from failed ones.
+        A diverged trial gets the worst value that there is: every sampler learns from it, while none learns from a
+        failed one.
 
         Args:
             value: the best val/auroc, of a trial that was completed.
@@ -184,7 +191,8 @@ class Study:
                 trial.set_user_attr(_REASON, reason)
             if outcome == "diverged":
                 trial.set_user_attr(_DIVERGED, True)
-            state = {"complete": TrialState.COMPLETE, "failed": TrialState.FAIL}.get(outcome, TrialState.PRUNED)
+                value = WORST
+            state = {"pruned": TrialState.PRUNED, "failed": TrialState.FAIL}.get(outcome, TrialState.COMPLETE)
             self._study.tell(number, value if state == TrialState.COMPLETE else None, state=state)
         self.write_record()
 
@@ -243,8 +251,12 @@ class Study:
                         ) from None
 
     def _build_sampler(self, seed: int) -> optuna.samplers.BaseSampler:
-        if self.sampler != "tpe":
+        if self.sampler in ("random", "grid"):  # of a grid, each combination is put before it
             return optuna.samplers.RandomSampler(seed=seed)
+        if self.sampler == "gp":
+            return optuna.samplers.GPSampler(
+                seed=seed, n_startup_trials=self.n_startup_trials, warn_independent_sampling=False
+            )
         return optuna.samplers.TPESampler(
             seed=seed,
             n_startup_trials=self.n_startup_trials,
@@ -293,10 +305,9 @@ def _distribution(one: Dimension) -> optuna.distributions.BaseDistribution:
 
 
 def _outcome(trial: FrozenTrial) -> str:
-    if trial.state == TrialState.PRUNED:
-        return "diverged" if trial.user_attrs.get(_DIVERGED) else "pruned"
-    names = {TrialState.COMPLETE: "complete", TrialState.FAIL: "failed", TrialState.RUNNING: "running"}
-    return names.get(trial.state, "waiting")
+    if trial.state == TrialState.COMPLETE and trial.user_attrs.get(_DIVERGED):
+        return "diverged"
+    return "failed" if trial.state == TrialState.FAIL else trial.state.name.lower()
 
 
 def _known_by(values: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ from types import FrameType
 from typing import Protocol
 
 from cxr.images.cache import usable_cores
+from cxr.interruption import SAME_INTERRUPT
 from cxr.sweeps.devices import DevicePool
 from cxr.sweeps.display import Display
 from cxr.sweeps.job import SweepJob, note_end, note_refusal
@@ -50,6 +51,7 @@ class Supervisor:
         self._running: list[JobProcess] = []
         self._ended: list[JobProcess] = []  # of which something may be left
         self._asked: int | None = None  # the signal that came first
+        self._asked_at = 0.0
         self._told = False
         self._in_a_hurry = False
         self._source: Source | None = None
@@ -151,8 +153,8 @@ class Supervisor:
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         if self._asked is None:
-            self._asked = number
-        elif number == signal.SIGINT:
+            self._asked, self._asked_at = number, time.monotonic()
+        elif number == signal.SIGINT and time.monotonic() - self._asked_at > SAME_INTERRUPT:
             self._in_a_hurry = True
 
     def _end_all(self, number: int) -> None:
