@@ -80,7 +80,7 @@ def draw_importance(importances: Importances, path: Path) -> bool:
     if not settings:
         return False
     names = short_names([each.name for each in settings])
-    title = f"What decides whether a trial is among the best {importances.best:.0%}"
+    title = f"What decides whether a trial is among the best {100 * importances.best:.0f} %"
     with drawing(path, (6.4, 1.5 + 0.36 * len(settings)), title) as figure:
         axes = figure.subplots()
         places = np.arange(len(settings))[::-1]
