@@ -80,17 +80,20 @@ def read_space(overrides: Sequence[Override], conditions: Mapping[str, Any], sam
 
 def _dimension(override: Override) -> Dimension:
     name, typed, value = override.key_or_group, override.input_line, override.value()
+    if override.value_type == ValueType.GLOB_CHOICE_SWEEP:
+        raise ConfigurationError(f"{typed}: a search needs the names themselves, {name}='choice(<name>, ...)'")
     assert isinstance(value, Sweep)
     unknown = sorted(tag for tag in value.tags if tag != "log")
     if unknown:
         raise ConfigurationError(f"{typed}: tag {unknown[0]} means nothing here; there is only log")
     log = "log" in value.tags
-    if override.value_type == ValueType.GLOB_CHOICE_SWEEP:
-        raise ConfigurationError(f"{typed}: a search needs the names themselves, {name}='choice(<name>, ...)'")
     if override.value_type in (ValueType.CHOICE_SWEEP, ValueType.SIMPLE_CHOICE_SWEEP):
         if log:
             raise ConfigurationError(f"{typed}: tag(log) belongs to interval(...)")
-        return Dimension(name, "choice", choices=tuple(dict.fromkeys(map(str, override.sweep_string_iterator()))))
+        words = (str(word) for word in override.sweep_string_iterator())
+        # true and false as a condition names them; a text of that spelling stands in quotes.
+        words = (word.lower() if word in ("True", "False") else word for word in words)
+        return Dimension(name, "choice", choices=tuple(dict.fromkeys(words)))
     whole = _is_whole(name, str(typed))
     if isinstance(value, IntervalSweep):
         if value.start is None or value.end is None:
