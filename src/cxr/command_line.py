@@ -210,20 +210,24 @@ class _Task:
             typed: overrides, those that are searched among them.
             options: the keys below ``hydra.sweeper``.
         """
-        from cxr.study_jobs import run_trials
+        from cxr.study_jobs import open_study, run_trials
         from cxr.sweep_jobs import hold_sweep
 
         sweep_dir, launcher = Path(config.hydra.sweep.dir).absolute(), config.hydra.launcher
         fixed, space = _divided(typed, options)
         try:
             self._held.enter_context(hold_sweep(sweep_dir))
+            shared, refusal = self._settle(compose, fixed)
+            if refusal is not None:
+                raise ConfigurationError(refusal)
+            study = open_study(shared, space, sweep_dir, options)
             OmegaConf.save(config, sweep_dir / "multirun.yaml")
             done, failed = run_trials(
+                study,
+                shared,
                 fixed,
-                space,
                 lambda overrides: self._settle(compose, overrides),
                 _job_command(config),
-                sweep_dir,
                 options,
                 n_jobs=launcher.n_jobs,
                 gpus_per_job=launcher.gpus_per_job,

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from cxr.command_line import Job
-from cxr.errors import ConfigurationError
 from cxr.resumption import kept_settings, telling
 from cxr.sweep_jobs import build_entry, say_how_to_go_on, say_what_failed
 from cxr.sweeps.devices import DevicePool, default_num_jobs, gpus_of_job, visible_gpus
 from cxr.sweeps.display import Display
 from cxr.sweeps.job import SweepJob, best_auroc, note_refusal
 from cxr.sweeps.plan import wait_for_its_end
+from cxr.sweeps.search_folder import kept_study
 from cxr.sweeps.space import Space, as_label, as_word
 from cxr.sweeps.study import Asked, Study, open_storage
 from cxr.sweeps.supervisor import Supervisor
@@ -25,12 +25,37 @@ Settle = Callable[[Sequence[str]], tuple[dict[str, Any], str | None]]
 DEFAULT_TRIALS = 20
 
 
+def open_study(shared: Mapping[str, Any], space: Space, sweep_dir: Path, options: Mapping[str, Any]) -> Study:
+    """The study of a sweep folder, begun or going on.
+
+    Args:
+        shared: the settings that all trials share, resolved.
+        options: the keys below ``hydra.sweeper``.
+
+    Raises:
+        ConfigurationError: the storage cannot be used, or the study or the folder is another's.
+    """
+    given = options["storage"]
+    return Study(
+        storage=open_storage(given, sweep_dir),
+        given=given,
+        # The name that it has got: the folder may have been given another since.
+        name=options["study_name"] or kept_study(sweep_dir) or f"{shared['name']}/{sweep_dir.name}",
+        space=space,
+        sweep_dir=sweep_dir,
+        sampler=options["sampler"],
+        seed=options["seed"],
+        n_startup_trials=options["n_startup_trials"],
+        fixed=telling(shared),
+    )
+
+
 def run_trials(
+    study: Study,
+    shared: Mapping[str, Any],
     fixed: Sequence[str],
-    space: Space,
     settle: Settle,
     command: Sequence[str],
-    sweep_dir: Path,
     options: Mapping[str, Any],
     *,
     n_jobs: int | None,
@@ -39,7 +64,8 @@ def run_trials(
     """Run trials, whenever one may begin, until the study has as many as it should.
 
     Args:
-        fixed: overrides that all trials share.
+        shared: the settings that all trials share, resolved.
+        fixed: the overrides that say so.
         settle: from the overrides of a job to its settings, or to the reason why it cannot begin.
         command: starts the program with its flags; the overrides of a job follow.
         options: the keys below ``hydra.sweeper``.
@@ -49,25 +75,10 @@ def run_trials(
         All jobs of the sweep, those of earlier calls among them, and how many of this call failed.
 
     Raises:
-        ConfigurationError: the storage cannot be used, the study is another, or a trial goes on somewhere.
+        ConfigurationError: there are not so many GPUs, or a trial goes on somewhere.
         SystemExit: after SIGINT or SIGTERM.
     """
-    shared, refusal = settle(fixed)
-    if refusal is not None:
-        raise ConfigurationError(refusal)
-    given = options["storage"]
-    name = options["study_name"] if options["study_name"] is not None else f"{shared['name']}/{sweep_dir.name}"
-    study = Study(
-        storage=open_storage(given, sweep_dir),
-        given=given,
-        name=name,
-        space=space,
-        sweep_dir=sweep_dir,
-        sampler=options["sampler"],
-        seed=options["seed"],
-        n_startup_trials=options["n_startup_trials"],
-        fixed=telling(shared),
-    )
+    sweep_dir = study.sweep_dir
     gpus = visible_gpus() if shared["trainer"]["gpus"] != 0 else []
     gpus_of_one = gpus_of_job(shared["trainer"]["gpus"], gpus_per_job, len(gpus))
     num_jobs = default_num_jobs([gpus_of_one], len(gpus)) if n_jobs is None else n_jobs
@@ -77,13 +88,13 @@ def run_trials(
     with Display() as display:
         search = _Search(study, fixed, settle, command, sweep_dir, options, wanted, gpus_of_one, display)
         total = "all that there are" if wanted is None else str(wanted)
-        display.say(f"Study {name}: {study.counts()}; going on to {total}")
+        display.say(f"Study {study.name}: {study.counts()}; going on to {total}")
         try:
             Supervisor(num_jobs, DevicePool(gpus, num_jobs, [gpus_of_one] * num_jobs), display).run([], search)
         except SystemExit:
             say_how_to_go_on(display, sweep_dir)
             raise
-        display.say(f"Study {name}: {study.counts()}")
+        display.say(f"Study {study.name}: {study.counts()}")
     say_what_failed(search.begun, [job for job in search.begun if job.state == "failed" and not _diverged(job)])
     failed = sum(job.state == "failed" and not _diverged(job) for job in search.begun)
     return search.all_jobs(), failed

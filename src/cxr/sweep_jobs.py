@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 
 from cxr.command_line import Job
 from cxr.errors import ConfigurationError
+from cxr.evaluation.comparison.search_record import RECORD
 from cxr.resumption import identity, kept_settings
 from cxr.sweeps.devices import DevicePool, default_num_jobs, gpus_of_job, visible_gpus
 from cxr.sweeps.display import Display
@@ -62,11 +63,16 @@ def run_jobs(
         The jobs with the numbers that they have got, and the best validation AUROC of each (NaN: there is none).
 
     Raises:
-        ConfigurationError: there are not so many GPUs, or a run of the sweep goes on somewhere.
+        ConfigurationError: there are not so many GPUs, a run of the sweep goes on somewhere, or the folder is that of a
+            search.
         SystemExit: after SIGINT or SIGTERM.
     """
     sweep_dir = jobs[0].sweep_dir
     assert sweep_dir is not None
+    if (sweep_dir / RECORD).exists():
+        raise ConfigurationError(
+            f"sweep folder {os.path.relpath(sweep_dir)}: is that of a search; give another sweep.name"
+        )
     gpus = visible_gpus() if any(job.settings and job.settings["trainer"]["gpus"] != 0 for job in jobs) else []
     gpus_of_jobs = [
         gpus_of_job(job.settings["trainer"]["gpus"], gpus_per_job, len(gpus)) if job.settings else 0 for job in jobs

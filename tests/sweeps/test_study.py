@@ -10,8 +10,9 @@ import pytest
 
 from cxr.errors import ConfigurationError
 from cxr.evaluation.comparison.search_record import RECORD
+from cxr.sweeps.search_folder import kept_study
 from cxr.sweeps.space import Dimension, Space, in_order
-from cxr.sweeps.study import Study, open_storage
+from cxr.sweeps.study import JOURNAL, Study, open_storage
 from cxr.sweeps.trial import Pruning, join_trial, trial_environment
 
 LR = Dimension("optimizer.lr", "float", low=1e-5, high=1e-2, log=True)
@@ -103,6 +104,22 @@ def test_a_study_with_other_settings_or_choices_does_not_go_on(tmp_path: Path) -
         begin(tmp_path, NAME, **{"trainer.max_epochs": 5})
     with pytest.raises(ConfigurationError, match=r"optimizer\.name was searched among other values"):
         begin(tmp_path, Dimension("optimizer.name", "choice", choices=("adamw", "lion")))
+
+
+def test_a_folder_belongs_to_one_study_whose_trials_it_knows(tmp_path: Path) -> None:
+    asked = begin(tmp_path, LR).ask()
+    assert asked is not None
+    study = begin(tmp_path, LR)
+    study.tell(asked.number, 0.5, "complete", None)
+    assert kept_study(tmp_path) == "study"
+    with pytest.raises(ConfigurationError, match=r"study_name=other: the sweep folder .* belongs to the study study"):
+        Study(open_storage(None, tmp_path), None, "other", Space((LR,)), tmp_path, "tpe", 0, 3, {})
+    (tmp_path / JOURNAL).unlink()
+    with pytest.raises(ConfigurationError, match="its storage lacks 1 of the 1 trials"):
+        begin(tmp_path, LR)
+    (tmp_path / "grid" / "0").mkdir(parents=True)
+    with pytest.raises(ConfigurationError, match="holds jobs of another sweep"):
+        begin(tmp_path / "grid", LR)
 
 
 def test_the_process_of_a_trial_asks_through_the_storage_whether_to_end(

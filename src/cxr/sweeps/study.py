@@ -9,7 +9,6 @@ import itertools
 import json
 import random
 import re
-import uuid
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -25,8 +24,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from cxr.errors import ConfigurationError
-from cxr.evaluation.comparison.search_record import RECORD
-from cxr.files import write_atomically
+from cxr.sweeps.search_folder import SearchFolder, open_folder
 from cxr.sweeps.space import Dimension, Space, Value
 
 JOURNAL = "optuna.journal"
@@ -94,12 +92,13 @@ class Study:
         given: what the storage was opened from.
         name: of the study; one that exists goes on.
         space: what is searched.
-        sweep_dir: receives `RECORD`, what is known of all trials, for whoever reads the sweep without the storage.
+        sweep_dir: receives the record, what is known of all trials, for whoever reads the sweep without the storage.
         sampler, seed, n_startup_trials: see `cxr.config.OptunaSweeper`.
         fixed: the settings that all trials share, as dotted key -> value; a study goes on with the same ones only.
 
     Raises:
-        ConfigurationError: the study was begun with other settings, or with other kinds of values.
+        ConfigurationError: the study was begun with other settings, or with other kinds of values; the folder belongs
+            to another, or the storage has lost trials.
     """
 
     storage: BaseStorage
@@ -112,10 +111,10 @@ class Study:
     n_startup_trials: int
     fixed: Mapping[str, Any]
     _study: optuna.Study = field(init=False)
-    _sweep: str = field(init=False)
+    _folder: SearchFolder = field(init=False)
 
     def __post_init__(self) -> None:
-        self._sweep = self._own_mark()
+        self._folder = open_folder(self.sweep_dir, self.name)
         with _explained(self.given):
             self._study = optuna.create_study(
                 storage=self.storage, study_name=self.name, direction="maximize", load_if_exists=True
@@ -135,7 +134,7 @@ class Study:
     def left_over(self) -> list[Asked]:
         """Trials of this sweep that were begun and not told, in the order of their numbers."""
         running = [trial for trial in self._trials() if trial.state == TrialState.RUNNING]
-        own = [trial for trial in running if trial.user_attrs.get(_SWEEP, self._sweep) == self._sweep]
+        own = [trial for trial in running if trial.user_attrs.get(_SWEEP, self._folder.mark) == self._folder.mark]
         # A trial that was cut off before it had all its values gets the rest now.
         return [
             Asked(trial.number, trial._trial_id, {**self._suggest(Trial(self._study, trial._trial_id)), **trial.params})
@@ -144,7 +143,7 @@ class Study:
 
     def of_this_sweep(self) -> list[FrozenTrial]:
         """The trials that have, or may have, a directory in the folder of the sweep."""
-        return [trial for trial in self._trials() if trial.user_attrs.get(_SWEEP) == self._sweep]
+        return [trial for trial in self._trials() if trial.user_attrs.get(_SWEEP) == self._folder.mark]
 
     def ask(self) -> Asked | None:
         """The next trial; None where everything has been tried."""
@@ -163,7 +162,7 @@ class Study:
                         self._study.sampler = optuna.samplers.RandomSampler(seed=self._random.randrange(2**31))
                     before = self._tried()
                     trial = self._study.ask()
-                    trial.set_user_attr(_SWEEP, self._sweep)
+                    trial.set_user_attr(_SWEEP, self._folder.mark)
                     values = self._suggest(trial)
                     if _known_by(values) not in before:
                         return Asked(trial.number, trial._trial_id, values)
@@ -197,37 +196,29 @@ class Study:
         self.write_record()
 
     def write_record(self) -> None:
-        """Write `RECORD`: all trials, with what is needed to draw and to weigh them."""
-        content = {
-            "sweep": self._sweep,
-            "study": self._study.study_name,
-            "trials": [
-                {
-                    "number": trial.number,
-                    "outcome": _outcome(trial),
-                    "value": trial.value,
-                    "epochs": trial.last_step,
-                    "params": trial.params,
-                    "distributions": {name: distribution_to_json(one) for name, one in trial.distributions.items()},
-                    "reason": trial.user_attrs.get(_REASON),
-                }
-                for trial in self._trials()
-            ],
-        }
-        write_atomically(self.sweep_dir / RECORD, json.dumps(content, indent=1) + "\n")
-
-    def _own_mark(self) -> str:
-        try:
-            return str(json.loads((self.sweep_dir / RECORD).read_text(encoding="utf-8"))["sweep"])
-        except (OSError, ValueError, KeyError):
-            mark = uuid.uuid4().hex[:12]
-            # Before the first trial is asked for, so that one which is cut off at once is known again.
-            write_atomically(self.sweep_dir / RECORD, json.dumps({"sweep": mark, "study": self.name, "trials": []}))
-            return mark
+        """Write the record: all trials, with what is needed to draw and to weigh them."""
+        self._folder.write(
+            {
+                "number": trial.number,
+                "outcome": _outcome(trial),
+                "value": trial.value,
+                "epochs": trial.last_step,
+                "params": trial.params,
+                "distributions": {name: distribution_to_json(one) for name, one in trial.distributions.items()},
+                "reason": trial.user_attrs.get(_REASON),
+            }
+            for trial in self._trials()
+        )
 
     def _require_the_same(self) -> None:
         if self._study.direction != optuna.study.StudyDirection.MAXIMIZE:
             raise ConfigurationError(f"hydra.sweeper.study_name={self.name}: is a study of another kind; give another")
+        missing = self._folder.numbers - {trial.number for trial in self._study.get_trials(deepcopy=False)}
+        if missing:
+            raise ConfigurationError(
+                f"study {self.name}: its storage lacks {len(missing)} of the {len(self._folder.numbers)} trials of the "
+                "sweep folder; give the hydra.sweeper.storage with which they were run, or another sweep.name"
+            )
         before: dict[str, Any] = self._study.user_attrs.get("fixed", dict(self.fixed))
         changed = [
             f"{name}: {before.get(name)} -> {self.fixed.get(name)}"
