@@ -179,7 +179,7 @@ class _Task:
         """
         from cxr.sweep_jobs import hold_sweep, run_jobs
 
-        sweep_dir, command = Path(config.hydra.sweep.dir).absolute(), _job_command(config)
+        sweep_dir, called = Path(config.hydra.sweep.dir).absolute(), _called(config)
         jobs, refusals = [], []
         for number, overrides in enumerate(batch, first_number):
             settings, refusal = self._settle(compose, overrides)
@@ -188,7 +188,7 @@ class _Task:
         try:
             if first_number == 0:
                 self._held.enter_context(hold_sweep(sweep_dir))
-            done, scores = run_jobs(jobs, refusals, command, n_jobs=n_jobs, gpus_per_job=gpus_per_job)
+            done, scores = run_jobs(jobs, refusals, called, n_jobs=n_jobs, gpus_per_job=gpus_per_job)
         except CxrError as error:
             raise SystemExit(_say(error)) from None
         self.jobs += done
@@ -227,7 +227,7 @@ class _Task:
                 shared,
                 fixed,
                 lambda overrides: self._settle(compose, overrides),
-                _job_command(config),
+                _called(config),
                 options,
                 n_jobs=launcher.n_jobs,
                 gpus_per_job=launcher.gpus_per_job,
@@ -250,13 +250,13 @@ class _Task:
             return {}, " ".join(str(error).split())
 
 
-def _job_command(config: DictConfig) -> list[str]:
-    """What starts this program with its flags; the overrides of a job follow."""
+def _called(config: DictConfig) -> list[str]:
+    """The path of this program and its flags; the overrides of a job follow."""
     words = [word for word in config.hydra.overrides.hydra if not word.lstrip("+~").startswith(_OF_THE_SWEEP)]
     flags = get_args_parser().parse_args()
     chosen = (("--config-dir", flags.config_dir), ("--config-name", flags.config_name))
-    command = [sys.executable, str(Path(sys.argv[0]).resolve())]
-    return command + [word for flag, value in chosen if value is not None for word in (flag, value)] + words
+    called = [str(Path(sys.argv[0]).resolve())]
+    return called + [word for flag, value in chosen if value is not None for word in (flag, value)] + words
 
 
 def _divided(typed: Sequence[str], options: dict[str, Any]) -> tuple[list[str], Space]:

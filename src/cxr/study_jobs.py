@@ -55,7 +55,7 @@ def run_trials(
     shared: Mapping[str, Any],
     fixed: Sequence[str],
     settle: Settle,
-    command: Sequence[str],
+    program: Sequence[str],
     options: Mapping[str, Any],
     *,
     n_jobs: int | None,
@@ -67,7 +67,7 @@ def run_trials(
         shared: the settings that all trials share, resolved.
         fixed: the overrides that say so.
         settle: from the overrides of a job to its settings, or to the reason why it cannot begin.
-        command: starts the program with its flags; the overrides of a job follow.
+        program: its path and its flags; the overrides of a job follow.
         options: the keys below ``hydra.sweeper``.
         n_jobs, gpus_per_job: see `ProcessLauncherConf`.
 
@@ -86,7 +86,7 @@ def run_trials(
     if wanted is None and options["sampler"] != "grid":
         wanted = DEFAULT_TRIALS
     with Display() as display:
-        search = _Search(study, fixed, settle, command, sweep_dir, options, wanted, gpus_of_one, display)
+        search = _Search(study, fixed, settle, program, sweep_dir, options, wanted, gpus_of_one, display)
         total = "all that there are" if wanted is None else str(wanted)
         display.say(f"Study {study.name}: {study.counts()}; going on to {total}")
         try:
@@ -108,7 +108,7 @@ class _Search:
         study: Study,
         fixed: Sequence[str],
         settle: Settle,
-        command: Sequence[str],
+        program: Sequence[str],
         sweep_dir: Path,
         options: Mapping[str, Any],
         wanted: int | None,
@@ -119,7 +119,7 @@ class _Search:
         self._study = study
         self._fixed = list(fixed)
         self._settle = settle
-        self._command = command
+        self._program = program
         self._sweep_dir = sweep_dir
         self._storage = options["storage"]
         self._pruning = Pruning(**{each.name: options[each.name] for each in fields(Pruning)})
@@ -191,7 +191,7 @@ class _Search:
         job = Job({}, [*self._fixed, *_words(asked.values)], self._sweep_dir, asked.number)
         settings, refusal = self._settle(job.overrides)
         label = ", ".join(f"{name}={as_label(value)}" for name, value in asked.values.items())
-        entry = build_entry(job, settings, label, self._command, gpus=self._gpus)
+        entry = build_entry(job, settings, label, self._program, gpus=self._gpus)
         entry.environment = trial_environment(
             storage=self._storage,
             sweep_dir=self._sweep_dir,

@@ -46,7 +46,7 @@ def hold_sweep(sweep_dir: Path) -> AbstractContextManager[object]:
 def run_jobs(
     jobs: Sequence[Job],
     refusals: Sequence[str | None],
-    command: Sequence[str],
+    program: Sequence[str],
     *,
     n_jobs: int | None,
     gpus_per_job: int | None,
@@ -56,7 +56,7 @@ def run_jobs(
     Args:
         jobs: as they were typed, with the numbers that they have where all are new.
         refusals: why a job cannot begin; None where it can.
-        command: starts the program with its flags; the overrides of a job follow.
+        program: its path and its flags; the overrides of a job follow.
         n_jobs, gpus_per_job: see `ProcessLauncherConf`.
 
     Returns:
@@ -86,7 +86,7 @@ def run_jobs(
         entries = []
         for job, place, number_of_gpus, refusal in zip(jobs, places, gpus_of_jobs, refusals, strict=True):
             label = ", ".join(f"{name}={job.chosen[name]}" for name in names if name in job.chosen)
-            entry = build_entry(job, job.settings, label, command, gpus=number_of_gpus)
+            entry = build_entry(job, job.settings, label, program, gpus=number_of_gpus)
             entry.continues = place.standing == "stopped"
             if refusal is not None:
                 note_refusal(entry, refusal)
@@ -107,13 +107,13 @@ def run_jobs(
     return list(jobs), [math.nan if score is None else score for score in scores]
 
 
-def build_entry(job: Job, settings: Mapping[str, Any], label: str, command: Sequence[str], *, gpus: int) -> SweepJob:
+def build_entry(job: Job, settings: Mapping[str, Any], label: str, program: Sequence[str], *, gpus: int) -> SweepJob:
     """The process that a job is to become.
 
     Args:
         settings: of the job, resolved; empty where it cannot begin.
         label: what sets it apart.
-        command: starts the program with its flags.
+        program: its path and its flags.
         gpus: how many it takes.
     """
     assert job.sweep_dir is not None
@@ -122,7 +122,7 @@ def build_entry(job: Job, settings: Mapping[str, Any], label: str, command: Sequ
         number=job.number,
         directory=directory,
         label=label,
-        command=[*command, *job.overrides, "hydra.mode=RUN"],
+        arguments=[*program, *job.overrides, "hydra.mode=RUN"],
         end_command=[sys.executable, "-m", "cxr.record_end", str(directory.path)],
         gpus=gpus,
     )
