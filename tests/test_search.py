@@ -116,9 +116,9 @@ def test_pruned_is_pruned(searched: Searched) -> None:
     assert "failed" not in searched.output
 
 
-def test_the_same_command_once_more_finds_nothing_to_do(searched: Searched) -> None:
+def test_once_more_there_is_nothing_to_do(searched: Searched) -> None:
     before = {path: path.stat().st_mtime_ns for path in searched.sweep.glob("*/*")}
-    done = run(*SEARCH, "hydra.sweeper.n_trials=5", cwd=searched.sweep.parents[2])
+    done = run("-m", f"sweep.resume={searched.sweep}", cwd=searched.sweep.parents[2])
     assert done.returncode == 0, done.stderr
     assert "job " not in done.stdout.partition("\nSweep ")[0]
     assert {path: path.stat().st_mtime_ns for path in searched.sweep.glob("*/*")} == before

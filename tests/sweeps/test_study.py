@@ -142,6 +142,33 @@ def test_the_process_of_a_trial_asks_through_the_storage_whether_to_end(
     assert (kept["outcome"], kept["epochs"], kept["value"]) == ("pruned", 2, 0.3)
 
 
+@pytest.mark.parametrize("pruner", ["median", "percentile", "threshold", "successive_halving", "hyperband"])
+def test_every_pruner_ends_a_trial_that_is_behind_but_none_in_its_warm_up(
+    pruner: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = begin(tmp_path, LR, sampler="random")
+    ended: list[tuple[int, int]] = []
+    for number in range(8):
+        asked = study.ask()
+        assert asked is not None
+        pruning = Pruning(pruner, 2, 3, 25.0, 0.5, 3)
+        told = trial_environment(
+            storage=None, sweep_dir=tmp_path, study="study", trial_id=asked.trial_id, pruning=pruning
+        )
+        for name, value in told.items():
+            monkeypatch.setenv(name, value)
+        trial = join_trial(9)
+        assert trial is not None
+        level = 0.3 if number % 4 == 3 else 0.8 + number / 100
+        end = next((epoch for epoch in range(1, 10) if trial.report(epoch, level + epoch / 100)), None)
+        if end is not None:
+            ended.append((number, end))
+        study.tell(asked.number, level if end is None else None, "complete" if end is None else "pruned", None)
+    assert {number for number, _ in ended} >= {7}, "the last is behind six others"
+    assert {number for number, _ in ended} <= {3, 7}, "each of the others is the best so far"
+    assert min(end for _, end in ended) == 3
+
+
 def test_a_storage_that_cannot_be_used_is_said_without_its_password(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"hydra\.sweeper\.storage=nosuch://me:\*\*\*@host"):
         open_storage("nosuch://me:secret@host/studies", tmp_path)

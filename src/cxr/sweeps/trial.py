@@ -33,17 +33,17 @@ class Pruning:
         import optuna
 
         pruners = optuna.pruners
-        warmup, least = self.n_warmup_epochs + 1, max(1, self.n_warmup_epochs)
+        first = self.n_warmup_epochs + 1  # epoch after which a trial may end
         if self.pruner == "median":
-            return pruners.MedianPruner(self.n_trials_before_pruning, warmup)
+            return pruners.MedianPruner(self.n_trials_before_pruning, first)
         if self.pruner == "percentile":
-            return pruners.PercentilePruner(self.percentile, self.n_trials_before_pruning, warmup)
+            return pruners.PercentilePruner(self.percentile, self.n_trials_before_pruning, first)
         if self.pruner == "threshold":
-            return pruners.ThresholdPruner(lower=self.threshold, n_warmup_steps=warmup)
+            return pruners.ThresholdPruner(lower=self.threshold, n_warmup_steps=first)
         if self.pruner == "successive_halving":
-            return pruners.SuccessiveHalvingPruner(min_resource=least, reduction_factor=self.reduction_factor)
+            return pruners.SuccessiveHalvingPruner(min_resource=first, reduction_factor=self.reduction_factor)
         if self.pruner == "hyperband":
-            return pruners.HyperbandPruner(least, max(least, max_epochs), self.reduction_factor)
+            return pruners.HyperbandPruner(first, max(first, max_epochs), self.reduction_factor)
         return pruners.NopPruner()
 
 
