@@ -142,6 +142,31 @@ def test_the_process_of_a_trial_asks_through_the_storage_whether_to_end(
     assert (kept["outcome"], kept["epochs"], kept["value"]) == ("pruned", 2, 0.3)
 
 
+def test_two_programs_share_a_study_in_a_database_each_with_its_folder(tmp_path: Path) -> None:
+    address = f"sqlite:///{tmp_path / 'studies.db'}"
+    folders = [tmp_path / name for name in ("one", "other")]
+
+    def join(folder: Path) -> Study:
+        folder.mkdir(exist_ok=True)
+        return Study(open_storage(address, folder), address, "shared", Space((SEED,)), folder, "random", 0, 3, {})
+
+    one, other = (join(folder) for folder in folders)
+    first, second = one.ask(), other.ask()
+    assert first is not None
+    assert second is not None
+    assert first.values != second.values
+    assert (one.counts().running, other.counts().running) == (2, 2)
+    assert join(folders[0]).left_over() == [first], "what the other program runs is not taken up"
+    one.tell(first.number, 0.6, "complete", None)
+    other.tell(second.number, None, "failed", "why")
+    third = one.ask()
+    assert third is not None
+    one.tell(third.number, 0.7, "complete", None)
+    assert other.ask() is None, "all three have been tried"
+    assert str(other.counts()) == "2 complete, 1 failed"
+    assert [trial.number for trial in other.of_this_sweep()] == [second.number]
+
+
 @pytest.mark.parametrize("pruner", ["median", "percentile", "threshold", "successive_halving", "hyperband"])
 def test_every_pruner_ends_a_trial_that_is_behind_but_none_in_its_warm_up(
     pruner: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
