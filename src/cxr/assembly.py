@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from cxr.errors import DataError
 from cxr.evaluation.scoring.run_path import find_checkpoint
 from cxr.open_run import OpenRun
+from cxr.sweeps.trial import join_trial
 from cxr.training.accelerators import resolve_devices
 from cxr.training.run_directory import make_folder
 from cxr.training.stage_plan import Stage, build_stages, sizes_of_epochs
@@ -167,7 +168,7 @@ def build_trainer(settings: Settings, run: OpenRun) -> pl.Trainer:
     from cxr.training.trainer import build_trainer as build
 
     run.track()
-    stages = _stages(settings)
+    stages, chosen = _stages(settings), settings["trainer"]
     trainer = build(
         run_dir=run.directory,
         stage_control=StageControl(say, partial(report_range_test, run)),
@@ -175,7 +176,8 @@ def build_trainer(settings: Settings, run: OpenRun) -> pl.Trainer:
         freezes=any(stage.freeze != "none" for stage in stages),
         logger=run.logger,
         progress=run.first,
-        **settings["trainer"],
+        trial=join_trial(chosen["max_epochs"]),
+        **chosen,
     )
     if run.first:
         report_trainer(trainer)

@@ -33,7 +33,9 @@ from cxr.errors import ConfigurationError, CxrError
 from cxr.help_text import help_text
 from cxr.interruption import listen
 from cxr.resumption import require_resumable
+from cxr.search_space import check_options, read_space, require_optuna
 from cxr.sweeps.child import Membership, join_sweep
+from cxr.sweeps.space import Space
 from cxr.training.run_directory import RunDirectory
 from cxr.training.stage_plan import build_stages
 
@@ -178,22 +180,10 @@ class _Task:
         """
         from cxr.sweep_jobs import hold_sweep, run_jobs
 
-        sweep_dir = Path(config.hydra.sweep.dir).absolute()
-        words = [word for word in config.hydra.overrides.hydra if not word.lstrip("+~").startswith(_OF_THE_SWEEP)]
-        flags = get_args_parser().parse_args()
-        chosen = (("--config-dir", flags.config_dir), ("--config-name", flags.config_name))
-        called = [str(Path(sys.argv[0]).resolve())]
-        called += [word for flag, value in chosen if value is not None for word in (flag, value)] + words
+        sweep_dir, called = Path(config.hydra.sweep.dir).absolute(), _called(config)
         jobs, refusals = [], []
         for number, overrides in enumerate(batch, first_number):
-            settings, refusal = {}, None
-            try:
-                composed = compose(overrides)
-                with open_dict(composed):
-                    del composed["hydra"]
-                settings = _checked(composed, self._program)
-            except (ConfigurationError, HydraException, OmegaConfBaseException) as error:
-                refusal = " ".join(str(error).split())
+            settings, refusal = self._settle(compose, overrides)
             jobs.append(Job(settings, list(overrides), sweep_dir, number))
             refusals.append(refusal)
         try:
@@ -206,8 +196,84 @@ class _Task:
         self.statuses += [1 for job in done if not _is_finished(job)]
         return scores
 
+    def run_study(
+        self,
+        config: DictConfig,
+        compose: Callable[[Sequence[str]], DictConfig],
+        typed: Sequence[str],
+        options: dict[str, Any],
+    ) -> None:
+        """Search, each trial as a process; see `cxr.study_jobs.run_trials`.
+
+        Args:
+            config: of the whole sweep.
+            compose: the configuration of a job from its overrides.
+            typed: overrides, those that are searched among them.
+            options: the keys below ``hydra.sweeper``.
+        """
+        from cxr.study_jobs import open_study, run_trials
+        from cxr.sweep_jobs import hold_sweep
+
+        sweep_dir, launcher = Path(config.hydra.sweep.dir).absolute(), config.hydra.launcher
+        fixed, space = _divided(typed, options)
+        try:
+            self._held.enter_context(hold_sweep(sweep_dir))
+            shared, refusal = self._settle(compose, fixed)
+            if refusal is not None:
+                raise ConfigurationError(refusal)
+            study = open_study(shared, space, sweep_dir, options)
+            OmegaConf.save(config, sweep_dir / "multirun.yaml")
+            done, failed = run_trials(
+                study,
+                shared,
+                fixed,
+                lambda overrides: self._settle(compose, overrides),
+                _called(config),
+                options,
+                n_jobs=launcher.n_jobs,
+                gpus_per_job=launcher.gpus_per_job,
+            )
+        except CxrError as error:
+            raise SystemExit(_say(error)) from None
+        self.jobs += done
+        self.statuses += [1] * failed
+
+    def _settle(
+        self, compose: Callable[[Sequence[str]], DictConfig], overrides: Sequence[str]
+    ) -> tuple[dict[str, Any], str | None]:
+        """The settings of a job, or else why it cannot begin."""
+        try:
+            composed = compose(overrides)
+            with open_dict(composed):
+                del composed["hydra"]
+            return _checked(composed, self._program), None
+        except (ConfigurationError, HydraException, OmegaConfBaseException) as error:
+            return {}, " ".join(str(error).split())
+
+
+def _called(config: DictConfig) -> list[str]:
+    """The path of this program and its flags; the overrides of a job follow."""
+    words = [word for word in config.hydra.overrides.hydra if not word.lstrip("+~").startswith(_OF_THE_SWEEP)]
+    flags = get_args_parser().parse_args()
+    chosen = (("--config-dir", flags.config_dir), ("--config-name", flags.config_name))
+    called = [str(Path(sys.argv[0]).resolve())]
+    return called + [word for flag, value in chosen if value is not None for word in (flag, value)] + words
+
+
+def _divided(typed: Sequence[str], options: dict[str, Any]) -> tuple[list[str], Space]:
+    """What all trials of a search share, and what is searched; the command line outweighs ``hydra.sweeper.params``.
+
+    Raises:
+        ConfigurationError: one line for the first mistake.
+    """
+    written = _parse([f"{name}={value}" for name, value in options["params"].items()])
+    parsed = {override.key_or_group: override for override in [*written, *_parse(typed)]}
+    fixed = [override.input_line or "" for override in parsed.values() if not override.is_sweep_override()]
+    return fixed, read_space(list(parsed.values()), options["conditions"], options["sampler"])
+
 
 # Hydra's own settings that are the whole sweep's, not a job's.
+_OF_THE_SEARCH = ("hydra/sweeper", "hydra.sweeper", "+hydra.sweeper", "++hydra.sweeper")
 _OF_THE_SWEEP = ("hydra.mode", "hydra.launcher", "hydra/launcher", "hydra.sweep", "hydra/sweeper")
 
 
@@ -242,12 +308,14 @@ def _with_what_was_typed_first(arguments: Sequence[str]) -> list[str]:
     if folder is None or any("=" in word and not word.startswith(("sweep.resume=", "hydra")) for word in words):
         return words
     try:
-        typed = OmegaConf.load(Path(folder) / "multirun.yaml").hydra.overrides.task
+        overrides = OmegaConf.load(Path(folder) / "multirun.yaml").hydra.overrides
+        typed = [word for word in overrides.hydra if word.startswith(_OF_THE_SEARCH)] + list(overrides.task)
     except (OSError, OmegaConfBaseException, AttributeError):
         raise ConfigurationError(
             f"sweep.resume={folder}: no sweep folder (there is no multirun.yaml that can be read)"
         ) from None
-    return [*words, *(word for word in typed if not word.startswith(("sweep.name=", "sweep.resume=")))]
+    now = ("sweep.name=", "sweep.resume=", *(f"{word.partition('=')[0]}=" for word in words if "=" in word))
+    return [*words, *(word for word in typed if not word.startswith(now))]
 
 
 def _register(program: str) -> None:
@@ -321,6 +389,7 @@ def _check_before_start(
                 _check_override(override, program, folders, multirun=True)
             sweeps = {**_unroll(from_file)[1], **sweeps}
         multirun = multirun or config.hydra.mode == RunMode.MULTIRUN
+        _check_search(config, overrides, program, multirun)
         if program == "train":
             _check_sweep(config, settings, multirun)
             if settings["resume"] is not None:
@@ -337,6 +406,33 @@ def _check_before_start(
 
 def _starts_processes(config: DictConfig) -> bool:
     return str(OmegaConf.select(config, "hydra.launcher._target_")).endswith(".ProcessLauncher")
+
+
+def _check_search(config: DictConfig, typed: Sequence[str], program: str, multirun: bool) -> None:
+    """Hold what is searched against the schema, and against who searches.
+
+    Raises:
+        ConfigurationError: one line for the first mistake.
+    """
+    sweeper = OmegaConf.to_container(config.hydra.sweeper)
+    assert isinstance(sweeper, dict)
+    if not str(sweeper["_target_"]).endswith(".OptunaSweeper"):
+        params = [f"{name}={value}" for name, value in (sweeper.get("params") or {}).items()]
+        for override in _parse([*params, *typed]):
+            if override.value_type == ValueType.INTERVAL_SWEEP:
+                raise ConfigurationError(
+                    f"{override.input_line}: a grid has no such values; a search has: hydra/sweeper=optuna"
+                )
+        return
+    if not multirun:
+        raise ConfigurationError(f"hydra/sweeper=optuna: belongs to a multirun, {COMMANDS['train']} -m")
+    if program != "train" or not _starts_processes(config):
+        raise ConfigurationError("hydra/sweeper=optuna: searches with train.py and hydra/launcher=process only")
+    require_optuna()
+    options = {str(name): value for name, value in sweeper.items()}
+    check_options(options)
+    words = [word for word in typed if not word.startswith(("hydra.", "hydra/"))]
+    _divided(words, options)
 
 
 def _check_sweep(config: DictConfig, settings: dict[str, Any], multirun: bool) -> None:

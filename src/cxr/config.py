@@ -530,6 +530,53 @@ class EvaluateConfig:
     trainer: EvaluateTrainer = setting(EvaluateTrainer(), "on what to run")
 
 
+# --------------------------------------------------------------------------------------------------------- searching
+
+
+@dataclass
+class OptunaSweeper:
+    """The keys below ``hydra.sweeper`` with ``hydra/sweeper=optuna``."""
+
+    _target_: str = "hydra_plugins.optuna_sweeper.OptunaSweeper"
+    n_trials: int | None = setting(
+        None,
+        "trials of the study that have ended when the search is over, those of earlier calls among them; null: 20, or "
+        "the whole grid",
+        at_least=1,
+    )
+    sampler: str = setting(
+        "tpe",
+        "how values are proposed: tpe, gp (Gaussian process; learns from completed trials only, slow beyond some "
+        "hundred), random or grid (choices and ranges only)",
+        choices=("tpe", "gp", "random", "grid"),
+    )
+    seed: int = setting(0, "seed of the proposals", at_least=0, at_most=2**31)
+    n_startup_trials: int = setting(10, "trials at random before tpe or gp learns from them", at_least=1)
+    pruner: str = setting(
+        "median",
+        "which trials end early, by their val/auroc of each epoch: none, median (below the median of the others), "
+        "percentile, threshold, successive_halving or hyperband",
+        choices=("none", "median", "percentile", "threshold", "successive_halving", "hyperband"),
+    )
+    n_warmup_epochs: int = setting(1, "epochs after which no trial is pruned", at_least=0)
+    n_trials_before_pruning: int = setting(
+        5, "trials that have to be completed before median and percentile prune", at_least=0
+    )
+    percentile: float = setting(25.0, "share of the best that percentile keeps, in percent", above=0, below=100)
+    threshold: float = setting(0.5, "val/auroc below which threshold prunes", above=0, below=1)
+    reduction_factor: int = setting(
+        3, "successive_halving and hyperband keep one trial of so many at each rung", at_least=2
+    )
+    storage: str | None = setting(
+        None, "database URL, or a journal file; null: optuna.journal in the folder of the sweep"
+    )
+    study_name: str | None = setting(None, "name of the study; null: <name>/<folder of the sweep>")
+    params: dict[str, Any] = setting({}, "what is searched, as on the command line: key -> values")
+    conditions: dict[str, Any] = setting(
+        {}, "keys that are searched only where another has a value: {optimizer.momentum: {optimizer.name: sgd}}"
+    )
+
+
 # ----------------------------------------------------------------------------------------------------------- audit
 
 

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
-from cxr.config import SCHEMAS, SOURCES, Key, Stage, keys
+from cxr.config import SCHEMAS, SOURCES, Key, OptunaSweeper, Stage, keys
 
 WIDTH = 118
 
@@ -94,6 +94,12 @@ def help_text(program: str, conf_dir: Path) -> str:
             "Launcher of a multirun (hydra.launcher.<key>=<value>; hydra/launcher=basic: all in one process):",
         ]
         parts += [f"  {name:<36}  {meaning}" for name, meaning in LAUNCHER.items()]
+        parts += [
+            "",
+            "Search in a multirun (hydra/sweeper=optuna; interval(a,b), range(a,b,step), choice(a,b), tag(log, ...)):",
+        ]
+        searching = [key for key in keys(OptunaSweeper, "hydra.sweeper.") if "meaning" in key.metadata]
+        parts += ["\n".join(_lines(key)) for key in searching]
     if "schedule" in names:
         parts += ["", "Keys of a stage (schedule.stages=[{epochs:1,freeze:body},{epochs:9,lr:[1e-5,1e-3]}]):"]
         parts += ["\n".join(_lines(key)) for key in keys(Stage)]

@@ -8,14 +8,20 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from types import FrameType
 
+# Seconds within which a second SIGINT is the first once more: one Ctrl-C reaches a program twice where what started it
+# (uv run, srun) hands on what the terminal has sent to the whole process group.
+SAME_INTERRUPT = 0.4
+
 _asked: int | None = None  # the signal that came
+_asked_at = 0.0
 _deferring = False
 
 
 def listen() -> None:
-    """End with `SystemExit` 130 after SIGINT and 143 after SIGTERM; a second SIGINT ends the process on the spot."""
+    """End with `SystemExit` 130 after SIGINT and 143 after SIGTERM; another SIGINT ends the process on the spot."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _on_signal)
 
@@ -43,9 +49,11 @@ def end_if_asked() -> None:
 
 
 def _on_signal(number: int, _frame: FrameType | None) -> None:
-    global _asked
+    global _asked, _asked_at
     if _asked is not None and number == signal.SIGINT:
-        os._exit(128 + number)  # somebody is in a hurry: no file is touched any more
-    _asked = number
+        if time.monotonic() - _asked_at > SAME_INTERRUPT:
+            os._exit(128 + number)  # somebody is in a hurry: no file is touched any more
+        return
+    _asked, _asked_at = number, time.monotonic()
     if not _deferring:
         end_if_asked()

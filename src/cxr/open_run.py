@@ -50,6 +50,7 @@ class OpenRun:
         job: what was asked for.
         directory: where the run keeps its books.
         first: whether this is the process that keeps the books.
+        pruned: how it was pruned, in words, where it was a trial that ended early.
         logger: where its metrics go, once `track` was called; None for none, and in all processes but the first.
         tracking_dir: what the tracker writes; None before `track`, and where there is none.
     """
@@ -59,6 +60,7 @@ class OpenRun:
     first: bool
     logger: Logger | None = None
     tracking_dir: Path | None = None
+    pruned: str | None = None
 
     @property
     def checkpoint_path(self) -> Path | None:
@@ -152,7 +154,7 @@ class OpenRun:
         """Close what `track` opened.
 
         Args:
-            status: finished, failed, interrupted or diverged.
+            status: finished, pruned, failed, interrupted or diverged.
             reason: a few words that name no file and no patient.
         """
         if self.logger is None:
@@ -201,7 +203,8 @@ def _kept_books(run: OpenRun, *, cuda: bool) -> Iterator[OpenRun]:
             write_atomically(directory.config_path, _CONFIG_HEAD.format(path=os.path.relpath(directory.path)) + text)
         _note_environment(directory, describe_environment(cuda=cuda))
         yield run
-        status, exit_status = "finished", 0
+        status, exit_status = "finished" if run.pruned is None else "pruned", 0
+        told = reason = run.pruned
     except CxrError as error:
         status = "diverged" if isinstance(error, DivergedError) else "failed"
         reason, exit_status = " ".join(str(error).split()), error.exit_status

@@ -160,6 +160,7 @@ def report_run(run: OpenRun, trainer: pl.Trainer) -> None:
     from cxr.evaluation.evaluate import evaluate_run
     from cxr.evaluation.summary import metrics_table
     from cxr.training.callbacks import BestCheckpoint
+    from cxr.training.pruning import TrialPruning
     from cxr.training.tracking import summarise
 
     on_cpu = trainer.strategy.root_device.type == "cpu"
@@ -175,6 +176,11 @@ def report_run(run: OpenRun, trainer: pl.Trainer) -> None:
         "train_images": sum(data.class_counts["train"].values()),
     }
     summarise(run.logger, best.best_metrics, best.best_epoch, cost=cost)
+    pruning = next((each for each in trainer.callbacks if isinstance(each, TrialPruning)), None)  # type: ignore[attr-defined]
+    if pruning is not None and pruning.pruned is not None:
+        run.pruned = pruning.pruned
+        _console().print(f"The trial was {pruning.pruned}; its best weights are kept.")
+        return
     run.send_artifacts(data.records, best.best_metrics)
     # The metrics only: pictures and subgroups of every job of a sweep would cost more than a small training.
     result = evaluate_run(run.directory.path, split="val", gpus=0 if on_cpu else None, subgroups=(), report=False)
@@ -227,7 +233,9 @@ def report_sweep(jobs: Sequence[Job]) -> None:
         auroc = best_auroc(directory) if status["status"] == "finished" else None
         shown = f"{auroc:.4f}" if auroc is not None else "-"
         outcome = str(status["status"]) + (f": {status['reason']}" if status["reason"] is not None else "")
-        chosen = [str(job.chosen.get(name, "")) for name in names]
+        if status["status"] == "pruned":
+            outcome = str(status["reason"])
+        chosen = [_shortened(job.chosen.get(name, "")) for name in names]
         rows.append((-1.0 if auroc is None else auroc, [str(job.number), *chosen, shown, outcome]))
     table = Table(title=f"Sweep {os.path.relpath(jobs[0].sweep_dir or '.')}", title_justify="left", title_style="bold")
     for name in ("job", *names, "val/auroc"):
@@ -236,3 +244,11 @@ def report_sweep(jobs: Sequence[Job]) -> None:
     for _, row in sorted(rows, key=lambda row: row[0], reverse=True):
         table.add_row(*(escape(cell) for cell in row))
     _console().print(table)
+
+
+def _shortened(value: str) -> str:
+    """A number that a search proposed has more digits than a table needs."""
+    try:
+        return f"{float(value):.4g}" if len(value) > 8 else value
+    except ValueError:
+        return value

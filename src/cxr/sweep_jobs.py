@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
 from cxr.command_line import Job
 from cxr.errors import ConfigurationError
+from cxr.evaluation.comparison.search_record import RECORD
 from cxr.resumption import identity, kept_settings
 from cxr.sweeps.devices import DevicePool, default_num_jobs, gpus_of_job, visible_gpus
 from cxr.sweeps.display import Display
@@ -61,11 +63,16 @@ def run_jobs(
         The jobs with the numbers that they have got, and the best validation AUROC of each (NaN: there is none).
 
     Raises:
-        ConfigurationError: there are not so many GPUs, or a run of the sweep goes on somewhere.
+        ConfigurationError: there are not so many GPUs, a run of the sweep goes on somewhere, or the folder is that of a
+            search.
         SystemExit: after SIGINT or SIGTERM.
     """
     sweep_dir = jobs[0].sweep_dir
     assert sweep_dir is not None
+    if (sweep_dir / RECORD).exists():
+        raise ConfigurationError(
+            f"sweep folder {os.path.relpath(sweep_dir)}: is that of a search; give another sweep.name"
+        )
     gpus = visible_gpus() if any(job.settings and job.settings["trainer"]["gpus"] != 0 for job in jobs) else []
     gpus_of_jobs = [
         gpus_of_job(job.settings["trainer"]["gpus"], gpus_per_job, len(gpus)) if job.settings else 0 for job in jobs
@@ -78,20 +85,9 @@ def run_jobs(
         names = differing([job.chosen for job in jobs])
         entries = []
         for job, place, number_of_gpus, refusal in zip(jobs, places, gpus_of_jobs, refusals, strict=True):
-            entry = SweepJob(
-                number=place.number,
-                directory=RunDirectory(sweep_dir / str(place.number)),
-                label=", ".join(f"{name}={job.chosen[name]}" for name in names if name in job.chosen),
-                arguments=[*program, *job.overrides, "hydra.mode=RUN"],
-                end_command=[sys.executable, "-m", "cxr.record_end", str(sweep_dir / str(place.number))],
-                gpus=number_of_gpus,
-                continues=place.standing == "stopped",
-            )
-            if job.settings:
-                trainer = job.settings["trainer"]
-                several = 2 if trainer["strategy"] == "ddp" else 1
-                entry.max_epochs = trainer["max_epochs"]
-                entry.processes = several if trainer["num_processes"] is None else trainer["num_processes"]
+            label = ", ".join(f"{name}={job.chosen[name]}" for name in names if name in job.chosen)
+            entry = build_entry(job, job.settings, label, program, gpus=number_of_gpus)
+            entry.continues = place.standing == "stopped"
             if refusal is not None:
                 note_refusal(entry, refusal)
             elif place.standing == "finished":
@@ -104,11 +100,38 @@ def run_jobs(
         try:
             Supervisor(num_jobs, DevicePool(gpus, num_jobs, gpus_of_jobs), display).run(entries)
         except SystemExit:
-            display.say(f"Go on with: {_program()} -m sweep.resume={os.path.relpath(sweep_dir)}")
+            say_how_to_go_on(display, sweep_dir)
             raise
     scores = [best_auroc(entry.directory) if entry.state == "done" else None for entry in entries]
-    _say_what_failed(entries)
+    say_what_failed(entries, [entry for entry in entries if entry.state == "failed"])
     return list(jobs), [math.nan if score is None else score for score in scores]
+
+
+def build_entry(job: Job, settings: Mapping[str, Any], label: str, program: Sequence[str], *, gpus: int) -> SweepJob:
+    """The process that a job is to become.
+
+    Args:
+        settings: of the job, resolved; empty where it cannot begin.
+        label: what sets it apart.
+        program: its path and its flags.
+        gpus: how many it takes.
+    """
+    assert job.sweep_dir is not None
+    directory = RunDirectory(job.sweep_dir / str(job.number))
+    entry = SweepJob(
+        number=job.number,
+        directory=directory,
+        label=label,
+        arguments=[*program, *job.overrides, "hydra.mode=RUN"],
+        end_command=[sys.executable, "-m", "cxr.record_end", str(directory.path)],
+        gpus=gpus,
+    )
+    if settings:
+        trainer = settings["trainer"]
+        several = 2 if trainer["strategy"] == "ddp" else 1
+        entry.max_epochs = trainer["max_epochs"]
+        entry.processes = several if trainer["num_processes"] is None else trainer["num_processes"]
+    return entry
 
 
 def _identify(run: RunDirectory) -> str | None:
@@ -116,8 +139,8 @@ def _identify(run: RunDirectory) -> str | None:
     return None if settings is None else identity(settings)
 
 
-def _say_what_failed(entries: Sequence[SweepJob]) -> None:
-    failed = [entry for entry in entries if entry.state == "failed"]
+def say_what_failed(entries: Sequence[SweepJob], failed: Sequence[SweepJob]) -> None:
+    """List the jobs that failed on standard error, each with its reason."""
     if not failed:
         return
     print(f"error: {len(failed)} of {len(entries)} jobs failed", file=sys.stderr)
@@ -127,5 +150,7 @@ def _say_what_failed(entries: Sequence[SweepJob]) -> None:
         print(f"  job {entry.number}{label}: {entry.reason}{console}", file=sys.stderr, flush=True)
 
 
-def _program() -> str:
-    return f"python {os.path.relpath(sys.argv[0])}"
+def say_how_to_go_on(display: Display, sweep_dir: Path) -> None:
+    """Say what to type after a sweep was stopped."""
+    program = os.path.relpath(sys.argv[0])
+    display.say(f"Go on with: python {program} -m sweep.resume={os.path.relpath(sweep_dir)}")

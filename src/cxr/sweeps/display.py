@@ -15,8 +15,8 @@ from rich.table import Table
 from cxr.sweeps.job import SweepJob, best_auroc, read_progress
 
 _LOOK_EVERY = 1.0  # seconds between two looks at the histories of the jobs
-_ORDER = ("running", "failed", "queued", "done")
-_STYLE = {"running": "bold", "failed": "red", "queued": "dim", "done": "green"}
+_ORDER = ("running", "failed", "queued", "pruned", "done")
+_STYLE = {"running": "bold", "failed": "red", "queued": "dim", "pruned": "yellow", "done": "green"}
 
 
 class Display:
@@ -73,12 +73,14 @@ class Display:
         return table
 
     def _title(self, jobs: Sequence[SweepJob]) -> str:
-        counts = {state: sum(job.state == state for job in jobs) for state in ("queued", "running", "done", "failed")}
+        counts = {state: sum(job.state == state for job in jobs) for state in reversed(_ORDER)}
         return ", ".join(f"{number} {state}" for state, number in counts.items() if number)
 
     def _outcome(self, job: SweepJob) -> str:
         if job.state == "failed":
             return f"failed: {job.reason}"
+        if job.state == "pruned":
+            return str(job.reason)
         if job.state == "done":
             auroc = best_auroc(job.directory)
             score = "" if auroc is None else f", best val/auroc {auroc:.4f}"

@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import json
 import signal
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from cxr.training.run_directory import RunDirectory
 
-State = Literal["queued", "running", "done", "failed"]
+State = Literal["queued", "running", "done", "pruned", "failed"]
 
 
 @dataclass
@@ -28,7 +29,8 @@ class SweepJob:
         gpus: how many it takes; 0 for none.
         processes: how many it consists of, where it takes no GPU.
         continues: whether its directory holds a run that stopped.
-        state, reason: how it stands; why it failed.
+        environment: what its process finds in its environment besides.
+        state, reason: how it stands; why it failed, or was pruned.
         seconds: how long it ran here.
     """
 
@@ -41,6 +43,7 @@ class SweepJob:
     gpus: int = 0
     processes: int = 1
     continues: bool = False
+    environment: Mapping[str, str] = field(default_factory=dict)
     state: State = "queued"
     reason: str | None = None
     seconds: float = 0.0
@@ -63,6 +66,9 @@ def note_end(job: SweepJob, return_code: int) -> None:
     told = job.directory.read_status()
     if return_code == 0 and told.get("status") == "finished":
         job.state, job.reason = "done", None
+        return
+    if return_code == 0 and told.get("status") == "pruned":
+        job.state, job.reason = "pruned", str(told["reason"])
         return
     job.state = "failed"
     if told.get("status") in ("failed", "interrupted", "diverged") and return_code > 0:

@@ -60,7 +60,7 @@ def find_places(
         if number is not None:
             del known[number]  # two jobs of the same settings are two runs
             run = RunDirectory(sweep_dir / str(number))
-            _wait_for_its_end(run, say)
+            wait_for_its_end(run, say)
             status = run.read_status().get("status")
             places[index] = Place(number, status if status in ("finished", "diverged") else "stopped")
     taken = {place.number for place in places.values()} | set(known)
@@ -74,7 +74,12 @@ def find_places(
     return [places[index] for index in range(len(identities))]
 
 
-def _wait_for_its_end(run: RunDirectory, say: Callable[[str], None]) -> None:
+def wait_for_its_end(run: RunDirectory, say: Callable[[str], None]) -> None:
+    """Wait until no process works on a run any more; ``say`` is told of it.
+
+    Raises:
+        ConfigurationError: it does not end.
+    """
     until, told = time.monotonic() + _PATIENCE, False
     while True:
         try:

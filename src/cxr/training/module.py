@@ -272,6 +272,9 @@ class CXRModule(pl.LightningModule):
         """Log the metrics of a whole epoch at once; an undefined one is left out rather than logged as 0.
 
         Every process computes them from the records of all, so they agree, and equal those of a single process.
+
+        Raises:
+            DivergedError: an answer of the network is not finite.
         """
         logits, labels, index, losses = self._gather(split)
         self._clear(split)
@@ -281,6 +284,12 @@ class CXRModule(pl.LightningModule):
             logits, labels, losses = logits[first], labels[first], losses[first]
         else:
             logits, labels = logits[labels >= 0], labels[labels >= 0]  # not the mixed images, see `_step`
+        answered = torch.isfinite(logits).all(dim=1)
+        if not bool(answered.all()):  # the last step may have overflowed weights, and no loss of the epoch shows it
+            raise DivergedError(
+                f"the network gives {int((~answered).sum())} of {len(logits)} images of {split} no finite answer after "
+                f"epoch {self.current_epoch}; lower optimizer.lr"
+            )
         probabilities = logits.float().softmax(dim=1)
         metrics = classification_metrics(probabilities, labels, self.class_names, self.positive)
         logged = {

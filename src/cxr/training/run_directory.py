@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from cxr.errors import ConfigurationError
 from cxr.files import write_atomically
 
-Status = Literal["running", "finished", "failed", "interrupted", "diverged"]
+Status = Literal["running", "finished", "pruned", "failed", "interrupted", "diverged"]
 
 # Processes that a distributed strategy starts find the directory of the first process here.
 _JOIN_VARIABLE = "CXR_RUN_DIR"

@@ -16,6 +16,7 @@ from cxr.training.callbacks import BestCheckpoint, BestEarlyStopping, EndBetween
 from cxr.training.checkpoint_io import DurableCheckpointIO
 from cxr.training.history import EpochHistory
 from cxr.training.progress import EpochProgress
+from cxr.training.pruning import ReportsEpochs, TrialPruning
 from cxr.training.random_state import RandomState
 from cxr.training.run_directory import RunDirectory
 from cxr.training.stage_control import StageControl
@@ -63,6 +64,7 @@ def build_trainer(
     log_every_n_steps: int = 50,
     progress: bool = True,
     logger: Logger | None = None,
+    trial: ReportsEpochs | None = None,
 ) -> pl.Trainer:
     """Build the Trainer of a run; ``trainer.precision`` and ``trainer.num_devices`` say what was resolved.
 
@@ -80,6 +82,7 @@ def build_trainer(
         early_stopping_patience: epochs without a better ``val/auroc``; None = never.
         log_every_n_steps: optimizer steps between two logged losses.
         logger: from `build_logger`; None = nothing is logged.
+        trial: of a search, which may end the training early; None = it is none.
 
     Raises:
         ConfigurationError: devices or precision that are not to be had, or a number out of its range.
@@ -104,6 +107,8 @@ def build_trainer(
         callbacks.append(AveragedWeights(ema_decay))
     if early_stopping_patience is not None:
         callbacks.append(BestEarlyStopping(early_stopping_patience))
+    if trial is not None:
+        callbacks.append(TrialPruning(trial))
     callbacks.append(EndBetweenBatches())
     return pl.Trainer(
         **devices,

@@ -21,7 +21,7 @@ from cxr.sources.spreadsheet import restore
 from cxr.training.run_directory import RunDirectory
 
 # A run that ended so has no weights that its configuration speaks for.
-NOT_COMPARED = ("failed", "diverged", "running")
+NOT_COMPARED = ("failed", "diverged", "running", "pruned")
 # Stands among the settings, although nobody sets it: which radiographs a run was given, by their content.
 RECORDS = "records"
 
