@@ -30,12 +30,16 @@ TINY = [
     "model.name=resnet10t",
     "model.drop_rate=0.3",  # draws from the generator of torch in every step
     "balance=oversample",
-    "trainer.max_epochs=null",
-    "schedule.stages=[{epochs:2,freeze:body},{epochs:2,lr:auto,spread:10,image_size:24},{epochs:2,freeze:half}]",
+    "trainer.max_epochs=6",
     "trainer.early_stopping_patience=5",
     "logger=none",
 ]
-GRID = ["-m", *TINY, "seed=1,2,3", "sweep.name=grid"]
+STAGED = [
+    *TINY,
+    "trainer.max_epochs=null",
+    "schedule.stages=[{epochs:2,freeze:body},{epochs:2,lr:auto,spread:10,image_size:24},{epochs:2,freeze:half}]",
+]
+GRID = ["-m", *STAGED, "seed=1,2,3", "sweep.name=grid"]
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -204,7 +208,7 @@ def test_a_run_that_was_killed_goes_on_and_ends_like_an_undisturbed_one(
     undisturbed: tuple[Path, subprocess.CompletedProcess[str], Watch], tmp_path: Path
 ) -> None:
     expected = undisturbed[0]
-    process = start(*TINY, "seed=1", f"paths.cache={expected.parents[1] / 'cache'}", cwd=tmp_path)
+    process = start(*STAGED, "seed=1", f"paths.cache={expected.parents[1] / 'cache'}", cwd=tmp_path)
     outputs = tmp_path / "outputs" / "demo"
     wait_until(lambda: any(num_epochs(path) >= 2 for path in outputs.glob("*")), process)
     process.send_signal(signal.SIGSTOP)  # it lives, and goes no further meanwhile
@@ -244,11 +248,7 @@ def with_failures(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int, 
     for name, changes in kinds.items():
         text = "# @package _global_\ndefaults:\n  - demo\n  - _self_\n\n" + yaml.safe_dump(changes)
         (folder / "conf" / "experiment" / f"{name}.yaml").write_text(text)
-    words = [
-        word
-        for word in TINY
-        if not word.startswith(("experiment=", "trainer.", "schedule.", "logger=", "data.sources"))
-    ]
+    words = [word for word in TINY if not word.startswith(("experiment=", "trainer.", "logger=", "data.sources"))]
     process = start(
         "-m",
         f"experiment={','.join(kinds)}",
@@ -319,7 +319,6 @@ def test_ctrl_c_ends_all_jobs_between_two_batches(
     process = start(
         *words,
         "trainer.max_epochs=1000",
-        "schedule.stages=null",
         f"paths.cache={cache}",
         "hydra.launcher.n_jobs=2",
         cwd=tmp_path,
@@ -327,7 +326,7 @@ def test_ctrl_c_ends_all_jobs_between_two_batches(
     sweep = tmp_path / "outputs" / "demo" / "grid"
     wait_until(lambda: all(num_epochs(sweep / number) >= 1 for number in ("0", "1")), process)
     children = [int(status_of(sweep / number)["process"]) for number in ("0", "1")]
-    other = run(*words, "trainer.max_epochs=1000", "schedule.stages=null", cwd=tmp_path)
+    other = run(*words, "trainer.max_epochs=1000", cwd=tmp_path)
     assert other.returncode == 2
     assert "another program runs this sweep" in other.stderr
     for _ in range(2):  # as uv run does without a terminal: it hands on what the whole group was sent
