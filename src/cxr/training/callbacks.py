@@ -10,7 +10,8 @@ import torch
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from pytorch_lightning.utilities import rank_zero_warn
 
-from cxr.interruption import defer, end_if_asked, resume
+from cxr.interruption import asked, defer, end, end_if_asked, listen, resume
+from cxr.training.agreement import Agreement
 from cxr.training.module import CXRModule
 
 MONITOR = "val/auroc"
@@ -120,19 +121,43 @@ class BestEarlyStopping(EarlyStopping):
 
 
 class EndBetweenBatches(pl.Callback):
-    """Let SIGINT and SIGTERM end the training between two batches: not within a step, nor while a file is written.
+    """Let a signal end the training between two batches: not within a step, nor while a file is written.
 
-    The last of the callbacks, so that all others have finished with a batch.
+    Several processes of one run end after the same batch, whichever of them the signal came to: one that ended alone
+    would leave the others waiting for it. The last of the callbacks, so that all others have finished with a batch.
     """
+
+    def __init__(self) -> None:
+        self._agreement: Agreement | None = None
+        self._num_shared = 0  # validation batches that every process has
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         defer()
+        self._agreement = Agreement()
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # Lightning has put its own handler before ours, which talks to the other processes wherever it interrupts.
+        listen()
 
     def on_train_batch_end(self, *_: Any) -> None:
-        end_if_asked()
+        self._end_if_any_was_asked()
 
-    def on_validation_batch_end(self, *_: Any, **__: Any) -> None:
-        end_if_asked()
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._agreement is not None:
+            self._num_shared = self._agreement.smallest(int(sum(trainer.num_val_batches)))
+
+    def on_validation_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
+    ) -> None:
+        if batch_idx < self._num_shared:  # one process may have a batch more than another
+            self._end_if_any_was_asked()
+
+    def _end_if_any_was_asked(self) -> None:
+        if self._agreement is None:
+            return
+        number = self._agreement.largest(asked() or 0)
+        if number:
+            end(number)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         resume()
@@ -140,7 +165,6 @@ class EndBetweenBatches(pl.Callback):
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         resume()
-        # Lightning, too, ends the training after SIGTERM, with an exception that makes the exit status 0.
         end_if_asked()
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from cxr.errors import ConfigurationError, DivergedError
+from cxr.training.agreement import is_distributed, rows_of_all
 from cxr.training.backbones import LoadedWeights, create_backbone
 from cxr.training.fused_inference import FusedNetwork, fuse_for_inference
 from cxr.training.losses import TrainingLoss, evaluation_losses
@@ -181,7 +182,9 @@ class CXRModule(pl.LightningModule):
         return loss
 
     def step_metrics(self) -> dict[str, float]:
-        """Loss of the training step just taken, and rate and momentum that it left for the next; waits for the device.
+        """Loss of the training step just taken, over the batches of all processes, and rate and momentum that it left.
+
+        Waits for the device.
 
         Raises:
             DivergedError: the loss of this step, or of one since the last call, is not finite.
@@ -191,8 +194,8 @@ class CXRModule(pl.LightningModule):
         assert isinstance(optimizer, torch.optim.Optimizer)
         group = optimizer.param_groups[0]
         momentum = group["betas"][0] if "betas" in group else group["momentum"]
-        loss = float(self._outputs["train"][-1][3]) if self._outputs["train"] else math.nan
-        return {"train/loss_step": loss, "lr": float(group["lr"]), "momentum": float(momentum)}
+        losses = rows_of_all(self._outputs["train"][-1][3].view(1)) if self._outputs["train"] else torch.tensor(math.nan)
+        return {"train/loss_step": float(losses.mean()), "lr": float(group["lr"]), "momentum": float(momentum)}
 
     def _check_losses(self) -> None:
         """Refuse a loss that is not finite; where the device works ahead, called only when it is waited for anyway."""
@@ -202,14 +205,17 @@ class CXRModule(pl.LightningModule):
         values = losses[0].view(1) if len(losses) == 1 else torch.stack(losses)
         first = self._num_checked
         self._num_checked = len(self._outputs["train"])
+        # All processes end together: one that did so alone would leave the others waiting for its gradients.
+        values = rows_of_all(values)
         finite = torch.isfinite(values)
         if bool(finite.all()):
             return
-        batch = first + int((~finite).nonzero()[0])
+        batch = int((~finite).any(dim=0).nonzero()[0])
+        value = float(values[~finite[:, batch], batch][0])
         optimizer = self.optimizers(use_pl_optimizer=False)
         lr = optimizer.param_groups[0]["lr"] if isinstance(optimizer, torch.optim.Optimizer) else math.nan
         raise DivergedError(
-            f"the training loss is {float(values[batch - first])} in batch {batch} of epoch {self.current_epoch}"
+            f"the training loss is {value} in batch {first + batch} of epoch {self.current_epoch}"
             f" (optimizer step {self.global_step}, learning rate {lr:.3g}); lower optimizer.lr"
         )
 
@@ -282,7 +288,7 @@ class CXRModule(pl.LightningModule):
         else:
             none = torch.empty(0, dtype=torch.int64, device=device)
             tensors = [torch.empty(0, len(self.class_names), device=device), none, none, torch.empty(0, device=device)]
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
+        if is_distributed():
             tensors = [torch.cat(gather_all_tensors(tensor)) for tensor in tensors]
         logits, labels, index, losses = (tensor.cpu() for tensor in tensors)
         return logits, labels, index, losses
@@ -292,7 +298,7 @@ class CXRModule(pl.LightningModule):
 
         DDP would do this in every forward, and wait for ever where one process has a batch more than another.
         """
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
+        if is_distributed():
             for buffer in self.network.buffers():
                 torch.distributed.broadcast(buffer, src=0)
 

@@ -33,6 +33,8 @@ _WRONG_ADVICE = (
     # trainer.gpus=0 was asked for.
     r"GPU available but not used.*",
     r"MPS available but not used.*",
+    # Several processes on one machine of a cluster are in order, and so is one on the machine where people log in.
+    r".*The `srun` command is available.*",
     # Lightning's own calls.
     r".*isinstance\(treespec, LeafSpec\).*",
 )
