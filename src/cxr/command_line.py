@@ -181,8 +181,8 @@ class _Task:
         words = [word for word in config.hydra.overrides.hydra if not word.lstrip("+~").startswith(_OF_THE_SWEEP)]
         flags = get_args_parser().parse_args()
         chosen = (("--config-dir", flags.config_dir), ("--config-name", flags.config_name))
-        command = [sys.executable, str(Path(sys.argv[0]).resolve())]
-        command += [word for flag, value in chosen if value is not None for word in (flag, value)] + words
+        called = [str(Path(sys.argv[0]).resolve())]
+        called += [word for flag, value in chosen if value is not None for word in (flag, value)] + words
         jobs, refusals = [], []
         for number, overrides in enumerate(batch, first_number):
             settings, refusal = {}, None
@@ -198,7 +198,7 @@ class _Task:
         try:
             if first_number == 0:
                 self._held.enter_context(hold_sweep(sweep_dir))
-            done, scores = run_jobs(jobs, refusals, command, n_jobs=n_jobs, gpus_per_job=gpus_per_job)
+            done, scores = run_jobs(jobs, refusals, called, n_jobs=n_jobs, gpus_per_job=gpus_per_job)
         except CxrError as error:
             raise SystemExit(_say(error)) from None
         self.jobs += done

@@ -121,7 +121,7 @@ class TableSource:
     kind: str = MISSING
     root: str | None = setting(None, "the table: a CSV or parquet file")
     images: str | None = setting(None, "folder of the images; null: that of the table")
-    image: str = setting("image", "column: image path, relative to the folder of the images")
+    image: str = setting("image", "column: image path below the folder of the images; may lack its ending")
     label: str | None = setting("label", "column: finding or class")
     patient: str | None = setting("patient", "column: patient id (always text)")
     view: str | None = setting("view", "column: view")
@@ -129,6 +129,9 @@ class TableSource:
     age: str | None = setting("age", "column: age in years")
     split: str | None = setting("split", "column: train, val or test, used by data.split.kind=predefined")
     table_source: str | None = setting("source", "column: where the image comes from")
+    patient_pattern: str | None = setting(
+        None, "pattern with one group that brings an id which counts visits to its patient; null: the id is the patient"
+    )
 
 
 @dataclass

@@ -44,7 +44,7 @@ def hold_sweep(sweep_dir: Path) -> AbstractContextManager[object]:
 def run_jobs(
     jobs: Sequence[Job],
     refusals: Sequence[str | None],
-    command: Sequence[str],
+    program: Sequence[str],
     *,
     n_jobs: int | None,
     gpus_per_job: int | None,
@@ -54,7 +54,7 @@ def run_jobs(
     Args:
         jobs: as they were typed, with the numbers that they have where all are new.
         refusals: why a job cannot begin; None where it can.
-        command: starts the program with its flags; the overrides of a job follow.
+        program: its path and its flags; the overrides of a job follow.
         n_jobs, gpus_per_job: see `ProcessLauncherConf`.
 
     Returns:
@@ -82,7 +82,7 @@ def run_jobs(
                 number=place.number,
                 directory=RunDirectory(sweep_dir / str(place.number)),
                 label=", ".join(f"{name}={job.chosen[name]}" for name in names if name in job.chosen),
-                command=[*command, *job.overrides, "hydra.mode=RUN"],
+                arguments=[*program, *job.overrides, "hydra.mode=RUN"],
                 end_command=[sys.executable, "-m", "cxr.record_end", str(sweep_dir / str(place.number))],
                 gpus=number_of_gpus,
                 continues=place.standing == "stopped",

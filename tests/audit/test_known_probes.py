@@ -96,6 +96,16 @@ def test_whatever_can_change_the_answer_makes_another_question(
     assert len(kept(tmp_path)) == 2
 
 
+def test_a_mask_that_is_drawn_later_makes_another_question(records: pd.DataFrame, tmp_path: Path) -> None:
+    first = ask(records, tmp_path)
+    masks = tmp_path / "ward" / "annotations" / "lungVAE-masks"
+    masks.mkdir(parents=True)
+    Image.new("L", (64, 64), 255).save(masks / "03_mask.png")
+    second = ask(records, tmp_path)
+    assert (first.masked, second.masked) == (0, 1)
+    assert len(kept(tmp_path)) == 2
+
+
 def test_a_damaged_answer_is_not_believed(records: pd.DataFrame, tmp_path: Path) -> None:
     first = ask(records, tmp_path)
     (path,) = kept(tmp_path)

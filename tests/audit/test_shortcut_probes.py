@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +160,40 @@ def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
         again.records, ["covid", "other", "third"], "covid", tmp_path / "cache", num_resamples=50, progress=False
     )
     assert (three.images, three.positives) == (33, 14)
+
+
+def test_lungs_that_somebody_drew_are_black_where_they_leave_the_region(tmp_path: Path) -> None:
+    # What tells the classes apart lies outside the region of the lungs of most people, and in the masks of these.
+    pictures = [np.asarray(each).copy() for each in noise(48, height=80)]
+    for picture in pictures[24:]:
+        picture[70:, 30:50] = 255
+    drawn = [Image.fromarray(each) for each in pictures]
+    manifest = folders(tmp_path / "ward", sick=drawn[24:], well=drawn[:24])
+    before = probe(manifest, tmp_path, "sick")
+    masks = tmp_path / "ward" / "annotations" / "lungVAE-masks"
+    masks.mkdir(parents=True)
+    mask = np.zeros((80, 80), np.uint8)
+    mask[66:, 26:54] = 255
+    for path in manifest.records["path"]:
+        Image.fromarray(mask).save(masks / f"{Path(path).stem}_mask.png")
+    Image.fromarray(mask).save(masks / "nobody_mask.png")
+
+    after = probe(manifest, tmp_path, "sick")
+
+    assert (before.masked, after.masked) == (0, 48)
+    assert after.masks_left_out == {"of no image here": 1}
+    assert named(before)["without lungs"].flagged
+    assert not named(after)["without lungs"].flagged
+    assert named(after)["without lungs"].sees.endswith("and the masks of 48 images")
+    assert named(after)["thumbnail"].auroc == named(before)["thumbnail"].auroc
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(shortcuts_table(after))
+    assert "left out: 1 masks of lungs (of no image here)" in console.export_text()
+
+    mixed = replace(manifest, records=manifest.records.assign(source=["north", "south"] * 24))
+    among_two = probe(mixed, tmp_path, "sick")
+    assert (among_two.masked, named(among_two)["without lungs"].flagged) == (0, True)
+    assert among_two.masks_left_out["would tell the source, where there are several"] == 48
 
 
 def test_the_order_of_the_rows_makes_no_difference(planted: tuple[Manifest, ShortcutProbes], tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cxr.evaluation.saliency.lung_masks import find_lung_masks, prepare_lung_masks
+from cxr.images.lung_masks import find_lung_masks, prepare_lung_masks
 from cxr.images.lung_region import lung_region
 from cxr.images.prepare import Preparation
 from cxr.sources.reading import read_sources

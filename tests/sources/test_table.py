@@ -6,10 +6,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from omegaconf import OmegaConf
 from PIL import Image
 
 from cxr.errors import ConfigurationError, DataError
 from cxr.sources.manifest import Collection
+from cxr.sources.reading import read_sources
 from cxr.sources.table import read
 
 
@@ -153,6 +155,68 @@ def test_names_of_columns_are_options_and_a_wrong_one_is_an_error(folder: Path) 
         read("t", path, image="Image Index", label="Finding Label")
     with pytest.raises(ConfigurationError, match="image=None"):
         read("t", path, image=None)
+
+
+def test_an_image_may_be_named_without_its_ending(folder: Path) -> None:
+    (folder / "e.JPG").write_bytes((folder / "a.png").read_bytes())
+    (folder / "a.jpg").write_bytes((folder / "a.png").read_bytes())
+    path = write(folder, "image,label\nb,x\na,x\nsub/d,y\ne,y\nf,y\nc.jpg,y\nb.png,x\n")
+
+    collection = read("t", path)
+
+    assert collection.records["image"].tolist() == ["b.png", "sub/d.png", "e.JPG"]
+    assert reasons(collection) == [(2, "several files"), (5, "file missing"), (6, "file missing"), (7, "repeated file")]
+    assert collection.dropped["detail"].tolist()[0] == "a.png, a.jpg"
+
+
+def test_an_id_that_counts_visits_is_brought_to_its_patient(folder: Path) -> None:
+    path = write(folder, "image,label,patient\na.png,x,7a\nb.png,x,7b\nc.png,x,8\nsub/d.png,x,visitor\ngröße.png,x,\n")
+
+    collection = read("t", path, patient_pattern=r"(\d+)[a-z]?")
+
+    assert collection.records["patient"].tolist() == ["7", "7", "8", "visitor", None]
+    assert [note for note in collection.notes if "patient_pattern" in note] == [
+        "1 of 5 rows: the patient does not fit patient_pattern='(\\\\d+)[a-z]?' and is taken as it stands"
+    ]
+    assert read("t", path).records["patient"].tolist() == ["7a", "7b", "8", "visitor", None]
+    for wrong, message in ((r"\d+", "without a group"), ("(", "not a regular expression"), (7, "not a regular")):
+        with pytest.raises(ConfigurationError, match=f"source 't': patient_pattern=.*{message}"):
+            read("t", path, patient_pattern=wrong)  # type: ignore[arg-type]
+
+
+def test_the_shipped_settings_read_the_figure_1_collection(tmp_path: Path) -> None:
+    # Its table is Windows-1252, names no file, and counts the visits of a person by letters.
+    root = tmp_path / "Figure1-COVID-chestxray-dataset"
+    (root / "images").mkdir(parents=True)
+    grey = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    for number, image in enumerate(("COVID-00003a.jpg", "COVID-00003b.png", "COVID-00004.jpg", "COVID-00005.jpg")):
+        Image.fromarray(np.roll(grey, number)).save(root / "images" / image)
+    text = (
+        "patientid,offset,sex,age,finding,survival,view,modality,notes\n"
+        "COVID-00003a,8,M,28,COVID-19,,AP erect,X-ray,39\u2009\u00b0C\n"
+        "COVID-00003b,8,M,28,COVID-19,,AP erect,X-ray,\n"
+        "COVID-00004,,F,50+,No finding,,PA,X-ray,\n"
+        "COVID-00005,,,early 40s,,,,X-ray,\n"
+        "COVID-00006,,,,COVID-19,,,X-ray,\n"
+    )
+    (root / "metadata.csv").write_bytes(text.replace("\u2009", "").encode("cp1252"))
+    settings = OmegaConf.load(Path(__file__).parents[2] / "conf" / "data" / "figure1_covid.yaml")
+    content = OmegaConf.to_container(OmegaConf.create({"data": settings}), resolve=True)["data"]  # type: ignore[index]
+
+    manifest = read_sources(
+        content["sources"], data_dir=tmp_path, cache_dir=tmp_path / "cache", classes=content["classes"]
+    )
+
+    columns = ["image", "patient", "group", "label", "view", "sex"]
+    rows = manifest.records[columns].to_numpy(object).tolist()
+    first, second, third = rows
+    assert [row[0] for row in rows] == ["COVID-00003a.jpg", "COVID-00003b.png", "COVID-00004.jpg"]
+    assert first[1:] == second[1:]
+    assert [first[1], *first[3:]] == ["COVID-00003", "covid", "AP Erect", "M"]
+    assert [third[1], *third[3:]] == ["COVID-00004", "other", "PA", "F"]
+    assert first[2] != third[2]
+    assert manifest.records["age"].tolist() == [28.0, 28.0, 50.0]
+    assert sorted(manifest.dropped["reason"]) == ["file missing", "unlabelled"]
 
 
 def test_labels_may_be_left_out(folder: Path) -> None:

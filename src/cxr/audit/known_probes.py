@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,9 +14,10 @@ from cxr.audit.kept_findings import find_once
 from cxr.audit.picture_features import SIZE
 from cxr.audit.shortcut_probes import READ, Probe, ShortcutProbes, probe_shortcuts
 from cxr.images.decode import DECODER_VERSION
+from cxr.images.lung_masks import find_lung_masks
 from cxr.images.prepare import Aspect
 
-VERSION: Final = 1
+VERSION: Final = 2
 """Of the probes and of the rules of their verdict: raised when the same records may give another answer."""
 
 
@@ -44,6 +46,9 @@ def known_shortcuts(
         # In an order of their own: that of the rows is no part of the answer.
         rows = records[list(READ)].to_numpy(object).tolist()
         yield from sorted(json.dumps([None if pd.isna(cell) else str(cell) for cell in row]) for row in rows)
+        for mask in sorted(map(str, find_lung_masks(records).path_of.values())):
+            state = Path(mask).stat()
+            yield json.dumps([mask, state.st_size, state.st_mtime_ns])
 
     return find_once(
         lambda: probe_shortcuts(
@@ -65,7 +70,7 @@ def known_shortcuts(
 
 
 def _decode(content: Any) -> ShortcutProbes:
-    taken = ("positive", "images", "patients", "positives", "left_out", "sources", "num_resamples")
+    taken = [field.name for field in fields(ShortcutProbes) if field.name != "probes"]
     return ShortcutProbes(
         **{name: content[name] for name in taken}, probes=tuple(Probe(**probe) for probe in content["probes"])
     )

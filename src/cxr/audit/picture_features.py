@@ -35,5 +35,5 @@ def border_cells(thumbnails: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def blacked_out(pictures: NDArray[np.uint8], region: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """The pictures (N, SIZE, SIZE) with a region (SIZE, SIZE) made black."""
+    """The pictures (N, SIZE, SIZE) with a region made black: (SIZE, SIZE) of all, or (N, SIZE, SIZE) of each."""
     return np.where(region, np.uint8(0), pictures)

@@ -8,6 +8,7 @@ than a linear model.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,14 +25,15 @@ from cxr.audit.picture_features import SIZE, blacked_out, border_cells, cells, g
 from cxr.audit.probing import Task
 from cxr.audit.verdict import AUROC_LIMIT, SHARE_LIMIT
 from cxr.images.cache import prepare_images
+from cxr.images.lung_masks import LungMasks, find_lung_masks, prepare_lung_masks
 from cxr.images.lung_region import lung_region
 from cxr.images.prepare import Aspect, Preparation
 from cxr.statistics.areas import area_interval, share_above_chance
 
 MIN_PATIENTS = 10  # with a class and without it; of fewer, two would stand in each fold
 REFERENCE = "thumbnail"
-READ = ("sha256", "source", "group", "label", "path")
-"""The columns of the records that the answer hangs on."""
+READ = ("sha256", "source", "group", "label", "path", "image")
+"""The columns of the records that the answer hangs on; ``image`` finds the masks of the lungs."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,8 @@ class ShortcutProbes:
         positive: the class that they were asked for.
         images, patients, positives: that they were asked about; positives are images.
         left_out: reason -> images.
+        masked: images whose lungs somebody drew: their mask is black as well, beside the region.
+        masks_left_out: reason -> files of masks.
         sources: source -> images, of the sources that were told apart.
         probes: the reference last.
         num_resamples: of the patients, behind every interval.
@@ -77,6 +81,8 @@ class ShortcutProbes:
     patients: int
     positives: int
     left_out: dict[str, int]
+    masked: int
+    masks_left_out: dict[str, int]
     sources: dict[str, int]
     probes: tuple[Probe, ...]
     num_resamples: int
@@ -147,7 +153,8 @@ def probe_shortcuts(
     groups = used["group"].astype(str).to_numpy()
     sources = used["source"].astype(str).to_numpy()
 
-    sights = _sights(facts, sources, pictures, aspect)
+    masks, masks_left_out = _masks(used, aspect)
+    sights = _sights(facts, sources, pictures, aspect, masks)
     label_reason = _too_few({positive: groups[labels == 1], f"other than {positive}": groups[labels == 0]})
     told, source_reason = _sources_told(sources, groups)
     in_told = np.isin(sources, told)
@@ -173,6 +180,8 @@ def probe_shortcuts(
         patients=len(set(groups)),
         positives=int(labels.sum()),
         left_out={reason: number for reason, number in left_out.items() if number},
+        masked=len(masks.rows),
+        masks_left_out=masks_left_out,
         sources={source: int((sources == source).sum()) for source in told},
         probes=tuple(_probe(sight, areas, label_task, label_reason, of_source, source_task, source_reason)
                      for sight in sights),
@@ -180,11 +189,34 @@ def probe_shortcuts(
     )  # fmt: skip
 
 
+def _masks(used: pd.DataFrame, aspect: Aspect) -> tuple[LungMasks, dict[str, int]]:
+    """The lungs that somebody drew, by position among the images, and why other masks are of no use."""
+    files = find_lung_masks(used)
+    rows, left_out = np.array(list(files.path_of), np.int64), Counter(files.left_out)
+    if used["source"].nunique() > 1 and len(rows):
+        # Collections differ in how many of their images have one, so that the holes would tell the source.
+        left_out["would tell the source, where there are several"] += len(rows)
+        rows = rows[:0]
+    masks = prepare_lung_masks(files, rows, Preparation(SIZE, aspect))
+    return masks, dict(left_out + Counter(masks.left_out))
+
+
 def _sights(
-    facts: pd.DataFrame, sources: NDArray[np.object_], pictures: NDArray[np.uint8], aspect: Aspect
+    facts: pd.DataFrame,
+    sources: NDArray[np.object_],
+    pictures: NDArray[np.uint8],
+    aspect: Aspect,
+    masks: LungMasks,
 ) -> list[_Sight]:
     thumbnails = cells(pictures)
-    without_lungs = cells(blacked_out(pictures, lung_region(SIZE, aspect)))
+    # The region is black everywhere, so that next to nothing shows of the outline of a mask, or of having one: nearly
+    # all of a mask lies within it.
+    hidden = np.repeat(lung_region(SIZE, aspect)[None], len(pictures), axis=0)
+    hidden[masks.rows] |= masks.inside
+    without_lungs = cells(blacked_out(pictures, hidden))
+    blackened = "the region of the lungs black"
+    if len(masks.rows):
+        blackened += f", and the masks of {len(masks.rows)} images"
     several = pd.get_dummies(pd.Series(sources)).to_numpy(np.float64)
     num = len(pictures)
     found = [
@@ -192,7 +224,7 @@ def _sights(
         _Sight("source", "the name of the source", several, 1, False),
         _Sight("grey levels", "mean, spread, 5th and 95th percentile of the grey levels", grey_levels(pictures), 2),
         _Sight("border", "a border of a sixteenth of the side", border_cells(thumbnails)),
-        _Sight("without lungs", "the thumbnail with the region of the lungs black", without_lungs.reshape(num, -1)),
+        _Sight("without lungs", f"the thumbnail with {blackened}", without_lungs.reshape(num, -1)),
         _Sight(REFERENCE, "the whole picture in 16 x 16 cells", thumbnails.reshape(num, -1)),
     ]
     return found if several.shape[1] > 1 else [sight for sight in found if sight.name != "source"]

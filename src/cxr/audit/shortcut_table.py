@@ -36,6 +36,7 @@ def shortcuts_table(found: ShortcutProbes) -> Group:
         f"share: (AUROC - 0.5) / (AUROC of the {REFERENCE} - 0.5); flagged from {SHARE_LIMIT:g} at its lower limit"
     )
     lines += [f"left out: {number:,} images ({reason})" for reason, number in found.left_out.items()]
+    lines += [f"left out: {number:,} masks of lungs ({reason})" for reason, number in found.masks_left_out.items()]
     return Group(table, *(Text(line) for line in lines))
 
 

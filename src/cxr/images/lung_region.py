@@ -1,8 +1,8 @@
 """Where in a prepared radiograph do the lungs lie, when nothing is known of it but that it is a frontal chest?
 
 The outline is the same for every image: one that followed the lungs of each would itself show their shape, and only
-some images of some collections come with masks. It holds what at least 5 % of the lungVAE masks of
-covid-chestxray-dataset (123 of its frontal radiographs) cover, once mirrored.
+some images of some collections come with masks (`cxr.images.lung_masks`). It holds what at least 5 % of the lungVAE
+masks of covid-chestxray-dataset (123 of its frontal radiographs) cover, once mirrored.
 """
 
 from __future__ import annotations

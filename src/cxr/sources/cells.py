@@ -1,4 +1,4 @@
-"""What do the cells of a metadata table mean?  Encodings, views and sexes, as the world writes them."""
+"""What do the cells of a metadata table mean?  Encodings, views, sexes and image files, as the world writes them."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ VIEWS = {
     "coronal": "Coronal",
     "ct": "CT",
 }
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".tif", ".tiff", ".bmp", ".gif", ".webp")
 SEXES = {"m": "M", "male": "M", "f": "F", "female": "F"}
 
 

@@ -11,21 +11,12 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from cxr.errors import ConfigurationError, DataError
+from cxr.sources.cells import IMAGE_SUFFIXES
 from cxr.sources.manifest import SPLIT_NAMES, Collection, make_dropped, make_records
+from cxr.sources.patient_patterns import PATIENT_PATTERNS, compile_patient_pattern
 
-IMAGE_SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".jpe", ".tif", ".tiff", ".bmp", ".gif", ".webp")
-# How files of those kinds begin. Any of them will do under any of the suffixes: PNG files called .jpg are common.
+# How files of those suffixes begin. Any of these will do under any of them: PNG files called .jpg are common.
 _MAGIC: Final = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"BM", b"GIF8")
-
-# The name of a file, without its suffix, -> its patient.
-PATIENT_PATTERNS: Final = {
-    # NIH ChestX-ray14 (Wang et al. 2017): 00003847_002 is the third image of a patient.
-    "nih": r"(\d{8})_\d{3}",
-    # Kermany et al. (2018), paediatric. The numbers of person12_bacteria_47 and person12_virus_47 are counted per
-    # kind: no number together with its kind stands on both sides of the collection's own train and test folders, while
-    # 170 bare numbers do, each with different kinds. IM-0115 and NORMAL2-IM-0115 are two series as well.
-    "paediatric": r"(person\d+_(?:bacteria|virus)|(?:NORMAL2-)?IM-\d+|(?:BACTERIA|VIRUS|NORMAL)-\d+)(?:[_-]\d+){1,2}",
-}
 
 
 def read(
@@ -257,19 +248,7 @@ def _patient_patterns(name: str, patient: str) -> list[re.Pattern[str]]:
     if patient in PATIENT_PATTERNS:
         return [re.compile(rf"\A{PATIENT_PATTERNS[patient]}\.\w+\Z")]
     known = ["auto", "none", *PATIENT_PATTERNS]
-    try:
-        pattern = re.compile(patient)
-    except (re.error, TypeError) as error:
-        raise ConfigurationError(
-            f"source {name!r}: patient={patient!r} is neither {', '.join(known)} nor a regular expression: {error}"
-        ) from error
-    if pattern.groups < 1:
-        nearest = difflib.get_close_matches(patient, known, n=1, cutoff=0.6)
-        hint = f"did you mean {nearest[0]!r}?" if nearest else r"put the patient in brackets, as in '(\d+)_\d+'"
-        raise ConfigurationError(
-            f"source {name!r}: patient={patient!r} is a regular expression without a group; {hint}"
-        )
-    return [pattern]
+    return [compile_patient_pattern(name, "patient", patient, known)]
 
 
 def _patient_of(file_name: str, patterns: Sequence[re.Pattern[str]]) -> str | None:

@@ -9,14 +9,15 @@ import os
 import posixpath
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from cxr.errors import ConfigurationError, DataError
-from cxr.sources.cells import SEXES, VIEWS, decode
+from cxr.sources.cells import IMAGE_SUFFIXES, SEXES, VIEWS, decode
 from cxr.sources.manifest import SPLIT_NAMES, Collection, make_dropped, make_records
 from cxr.sources.ontology import fold
+from cxr.sources.patient_patterns import compile_patient_pattern
 
 SEPARATORS: Final = (",", ";", "\t")
 PARQUET_SUFFIXES: Final = (".parquet", ".pq")
@@ -47,14 +48,17 @@ def read(
     age: str | None = "age",
     split: str | None = "split",
     table_source: str | None = "source",
+    patient_pattern: str | None = None,
 ) -> Collection:
     """Reads a table with a header and a row for each image.
 
     CSV may be UTF-8, UTF-16 or Windows-1252, with or without a byte-order mark, separated by commas, semicolons or
-    tabs. Every cell is text: the patient '007' is not '7'. Dropped, each with its reason: ``ragged row``, ``NUL byte``,
-    ``no file name``, ``outside the folder``, ``file missing``, ``conflicting labels`` (one file under several labels:
-    none of its rows is kept), ``repeated file`` (a file listed again with the same label: its first row is kept).
-    Patients that list the same file are the collection's ``aliases``. Empty lines are no rows.
+    tabs. Every cell is text: the patient '007' is not '7'. An image may be named without its ending, as collections do
+    that list an identifier only: the file is the one that has an ending of images. Dropped, each with its reason:
+    ``ragged row``, ``NUL byte``, ``no file name``, ``outside the folder``, ``file missing``, ``several files`` (of a
+    name without its ending), ``conflicting labels`` (one file under several labels: none of its rows is kept),
+    ``repeated file`` (a file listed again with the same label: its first row is kept). Patients that list the same file
+    are the collection's ``aliases``. Empty lines are no rows.
 
     Args:
         name: name of the source entry.
@@ -65,9 +69,13 @@ def read(
             None says that there is no such column. A row without a label is unlabelled. Ages read as '45', '45.0' or
             as in DICOM ('045Y', '018M'). Splits are train, val and test in the usual spellings. Where ``table_source``
             exists, a record's source is "name/value"; one patient id is still one patient.
+        patient_pattern: a regular expression that a whole cell of ``patient`` fits; its first group is the patient, for
+            ids that also count the visits of a person. A cell that does not fit is the patient as it stands, and these
+            are counted. None: every cell is.
 
     Raises:
-        ConfigurationError: a column that was asked for has no text for a name, or the column of images is None.
+        ConfigurationError: a column that was asked for has no text for a name, or the column of images is None, or
+            ``patient_pattern`` is no regular expression with a group.
         DataError: the table cannot be read, or a column that was asked for is not there.
     """
     wanted = {
@@ -83,6 +91,7 @@ def read(
     for key, column in wanted.items():
         if (column is None and key == "image") or (column is not None and not isinstance(column, str)):
             raise ConfigurationError(f"source {name!r}: {key}={column!r} is not the name of a column")
+    pattern = None if patient_pattern is None else compile_patient_pattern(name, "patient_pattern", patient_pattern)
     path = Path(root)
     if not path.is_file():
         raise DataError(f"source {name!r}: root={str(root)!r} is not a file; give a CSV or parquet table")
@@ -93,6 +102,13 @@ def read(
     columns, lines = _read_parquet(path) if is_parquet else _read_csv(path, image)
     places, notes = _places(name, path, wanted, columns)
     rows = [_row(number, cells, len(columns), places, folder) for number, cells in enumerate(lines, start=1)]
+    if pattern is not None:
+        rows, num_unlike = _with_patients(rows, pattern)
+        if num_unlike:
+            notes.append(
+                f"{num_unlike} of {len(rows)} rows: the patient does not fit patient_pattern={patient_pattern!r} "
+                "and is taken as it stands"
+            )
 
     kept, dropped = _without_repetitions(name, rows)
     strange = {row.cells["split"] for row in kept if row.cells["split"] and row.split is None}
@@ -206,9 +222,32 @@ def _row(number: int, line: Sequence[str], num_columns: int, places: Mapping[str
     if image is None:
         return _Row(number, cells, cells["image"], "outside the folder", str(folder))
     # Not Path.is_file: that raises where a name is longer than the file system takes.
-    if not os.path.isfile(folder / image):  # noqa: PTH113
-        return _Row(number, cells, image, "file missing", None)
-    return _Row(number, cells, image, None, None)
+    if os.path.isfile(folder / image):  # noqa: PTH113
+        return _Row(number, cells, image, None, None)
+    candidates = _with_ending(image, folder)
+    if len(candidates) > 1:
+        return _Row(number, cells, image, "several files", ", ".join(candidates))
+    return _Row(number, cells, *((candidates[0], None, None) if candidates else (image, "file missing", None)))
+
+
+def _with_ending(image: str, folder: Path) -> list[str]:
+    """The files that a name without an ending may mean."""
+    if image.lower().endswith(IMAGE_SUFFIXES):
+        return []
+    endings = (ending for suffix in IMAGE_SUFFIXES for ending in (suffix, suffix.upper()))
+    return [f"{image}{ending}" for ending in endings if os.path.isfile(folder / f"{image}{ending}")]  # noqa: PTH113
+
+
+def _with_patients(rows: Sequence[_Row], pattern: re.Pattern[str]) -> tuple[list[_Row], int]:
+    """The rows with the patients that a pattern finds in their ids, and how many ids do not fit it."""
+    found, num_unlike = [], 0
+    for row in rows:
+        written = row.cells["patient"]
+        match = pattern.fullmatch(written)
+        fits = match is not None and bool(match[1])
+        num_unlike += bool(written) and not fits
+        found.append(replace(row, cells={**row.cells, "patient": match[1] if match is not None and fits else written}))
+    return found, num_unlike
 
 
 def _relative(text: str, folder: Path) -> str | None:

@@ -22,7 +22,7 @@ class SweepJob:
         number: its place in the sweep, and the name of its directory.
         directory: of its run.
         label: what sets it apart from the other jobs, ``key=value``.
-        command: starts it.
+        arguments: the program that it is, and the arguments of that.
         end_command: tells the tracking how it ended, where it was killed; the exit status follows.
         max_epochs: how many it has.
         gpus: how many it takes; 0 for none.
@@ -35,7 +35,7 @@ class SweepJob:
     number: int
     directory: RunDirectory
     label: str
-    command: list[str]
+    arguments: list[str]
     end_command: list[str]
     max_epochs: int = 1
     gpus: int = 0

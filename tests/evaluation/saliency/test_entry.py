@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from cxr.evaluation.saliency.entry import saliency_entry
-from cxr.evaluation.saliency.lung_masks import FOLDER
+from cxr.images.lung_masks import FOLDER
 from cxr.training.module import CXRModule
 
 NUM = 14

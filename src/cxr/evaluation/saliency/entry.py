@@ -17,9 +17,9 @@ from cxr.evaluation.figure_style import short_name
 from cxr.evaluation.saliency.chosen_images import most_confident, spread_over_patients
 from cxr.evaluation.saliency.figures import Panel, draw_panels
 from cxr.evaluation.saliency.grad_cam import METHOD, grad_cam
-from cxr.evaluation.saliency.lung_masks import MaskFiles, find_lung_masks, prepare_lung_masks
 from cxr.evaluation.saliency.lung_share import lung_share
 from cxr.evaluation.saliency.randomisation import randomisation_check
+from cxr.images.lung_masks import MaskFiles, find_lung_masks, prepare_lung_masks
 from cxr.images.prepare import Preparation
 from cxr.training.module import CXRModule
 

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from cxr.evaluation.saliency.lung_masks import FOLDER, find_lung_masks, prepare_lung_masks
 from cxr.images.decode import read_grey
+from cxr.images.lung_masks import FOLDER, find_lung_masks, prepare_lung_masks
 from cxr.images.prepare import Preparation
 
 
