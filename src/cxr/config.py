@@ -430,6 +430,35 @@ class EvaluateConfig:
     trainer: EvaluateTrainer = setting(EvaluateTrainer(), "on what to run")
 
 
+# ----------------------------------------------------------------------------------------------------------- slurm
+
+
+@dataclass
+class SlurmLauncher:
+    """The keys below ``hydra.launcher`` with ``hydra/launcher=slurm``."""
+
+    _target_: str = "hydra_plugins.slurm_launcher.SlurmLauncher"
+    partition: str | None = setting(None, "where the jobs run; null: the default partition of the cluster")
+    account: str | None = setting(None, "who pays; null: your default account")
+    qos: str | None = setting(None, "quality of service; null: the default")
+    timeout_min: int = setting(240, "time limit of a job, minutes; it goes on in another when that is over", at_least=1)
+    cpus_per_task: int | None = setting(None, "cores of each process; null: as the cluster deals them out", at_least=1)
+    mem_gb: float | None = setting(None, "memory on each machine, GB; null: as the cluster deals it out", above=0)
+    gpus_per_node: int | None = setting(
+        None, "GPUs on each machine; null: as trainer.gpus asks, one where that is null and there are any", at_least=0
+    )
+    array_parallelism: int | None = setting(None, "jobs side by side; null: as many as Slurm lets", at_least=1)
+    signal_delay_s: int = setting(
+        120, "so long before the time limit a job ends by itself, to go on in another; seconds", at_least=1
+    )
+    max_num_timeout: int = setting(20, "how often a job may reach its time limit and go on", at_least=0)
+    setup: list[str] = setting([], "commands before the job, such as 'module load cuda'")
+    srun_args: list[str] = setting([], "further arguments of srun")
+    additional_parameters: dict[str, Any] = setting(
+        {}, "further options of sbatch: hydra.launcher.additional_parameters='{constraint: a100, exclusive: true}'"
+    )
+
+
 # ----------------------------------------------------------------------------------------------------------- audit
 
 

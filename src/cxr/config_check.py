@@ -88,7 +88,7 @@ def check_value(name: str, value: Any, schema: type) -> None:
     except OmegaConfBaseException as error:
         raise SettingError(explain(error, {leaf: key}).replace(leaf, name)) from None
     if typed[leaf] is not None:
-        _check_range(key, OmegaConf.to_container(typed[leaf]) if OmegaConf.is_config(typed[leaf]) else typed[leaf])
+        check_range(key, OmegaConf.to_container(typed[leaf]) if OmegaConf.is_config(typed[leaf]) else typed[leaf])
 
 
 def check(config: DictConfig, schema: type) -> dict[str, Any]:
@@ -110,7 +110,7 @@ def check(config: DictConfig, schema: type) -> dict[str, Any]:
         raise SettingError(explain(error, table)) from None
     for key in table.values():
         if not key.section:
-            _check_range(key, _look_up(plain, key.name))
+            check_range(key, _look_up(plain, key.name))
     if plain.get("data") is not None:
         _check_data(plain["data"])
     if issubclass(schema, TrainConfig):
@@ -161,7 +161,12 @@ def _look_up(plain: Mapping[str, Any], name: str) -> Any:
     return value
 
 
-def _check_range(key: Key, value: Any) -> None:
+def check_range(key: Key, value: Any) -> None:
+    """Refuse a value outside the choices or the range of its key.
+
+    Raises:
+        SettingError: naming the key, the value and what is possible.
+    """
     if value is None:
         return
     if value == MISSING:
@@ -244,7 +249,7 @@ def _check_source(prefix: str, source: Any) -> dict[str, Any]:
     except OmegaConfBaseException as error:
         raise SettingError(f"{prefix}.{explain(error, table)}") from None
     for key in table.values():
-        _check_range(dataclasses.replace(key, name=f"{prefix}.{key.name}"), plain[key.name])
+        check_range(dataclasses.replace(key, name=f"{prefix}.{key.name}"), plain[key.name])
     if "root" in plain and plain["root"] is None:
         raise SettingError(f"data.root: needs a value, data.root=<{table['root'].metadata['meaning']}>")
     return plain

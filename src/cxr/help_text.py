@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
-from cxr.config import SCHEMAS, SOURCES, Key, keys
+from cxr.config import SCHEMAS, SOURCES, Key, SlurmLauncher, keys
 
 WIDTH = 118
 
@@ -86,6 +86,9 @@ def help_text(program: str, conf_dir: Path) -> str:
             "Launcher of a multirun (hydra.launcher.<key>=<value>; hydra/launcher=basic: all in one process):",
         ]
         parts += [f"  {name:<36}  {meaning}" for name, meaning in LAUNCHER.items()]
+        parts += ["", "Slurm runs the jobs of a multirun (hydra/launcher=slurm; hydra.launcher.<key>=<value>):"]
+        told = [key for key in keys(SlurmLauncher, "hydra.launcher.") if key.metadata]
+        parts += ["\n".join(_lines(key)) for key in told]
     parts += ["", "Options of the sources (data.sources.<name>.<key>=<value>):"]
     for kind, source in SOURCES.items():
         parts.append(f"\n  kind: {kind}")

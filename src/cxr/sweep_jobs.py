@@ -15,11 +15,10 @@ from filelock import FileLock, Timeout
 from cxr.command_line import Job
 from cxr.errors import ConfigurationError
 from cxr.resumption import identity, kept_settings
-from cxr.sweeps.devices import DevicePool, default_num_jobs, gpus_of_job, visible_gpus
+from cxr.sweep_runners import Runner
 from cxr.sweeps.display import Display
 from cxr.sweeps.job import SweepJob, best_auroc, note_refusal
 from cxr.sweeps.plan import differing, find_places
-from cxr.sweeps.supervisor import Supervisor
 from cxr.training.run_directory import RunDirectory
 
 
@@ -45,9 +44,7 @@ def run_jobs(
     jobs: Sequence[Job],
     refusals: Sequence[str | None],
     program: Sequence[str],
-    *,
-    n_jobs: int | None,
-    gpus_per_job: int | None,
+    runner: Runner,
 ) -> tuple[list[Job], list[float]]:
     """Run the jobs of one batch, except those that are finished, and wait for all.
 
@@ -55,37 +52,37 @@ def run_jobs(
         jobs: as they were typed, with the numbers that they have where all are new.
         refusals: why a job cannot begin; None where it can.
         program: its path and its flags; the overrides of a job follow.
-        n_jobs, gpus_per_job: see `ProcessLauncherConf`.
+        runner: see `cxr.sweep_runners.choose_runner`.
 
     Returns:
         The jobs with the numbers that they have got, and the best validation AUROC of each (NaN: there is none).
 
     Raises:
-        ConfigurationError: there are not so many GPUs, or a run of the sweep goes on somewhere.
+        ConfigurationError: the runner refuses them, or a run of the sweep goes on somewhere.
         SystemExit: after SIGINT or SIGTERM.
     """
     sweep_dir = jobs[0].sweep_dir
     assert sweep_dir is not None
-    gpus = visible_gpus() if any(job.settings and job.settings["trainer"]["gpus"] != 0 for job in jobs) else []
-    gpus_of_jobs = [
-        gpus_of_job(job.settings["trainer"]["gpus"], gpus_per_job, len(gpus)) if job.settings else 0 for job in jobs
-    ]
-    num_jobs = default_num_jobs(gpus_of_jobs, len(gpus)) if n_jobs is None else n_jobs
+
+    def identify(run: RunDirectory) -> str | None:
+        kept = kept_settings(run)
+        return runner.alive.get(int(run.path.name)) if kept is None else identity(kept)
+
     with Display() as display:
         identities = [identity(job.settings) if job.settings else None for job in jobs]
-        places = find_places(sweep_dir, identities, jobs[0].number, _identify, display.say)
+        places = find_places(sweep_dir, identities, jobs[0].number, identify, display.say, runner.alive)
         jobs = [replace(job, number=place.number) for job, place in zip(jobs, places, strict=True)]
         names = differing([job.chosen for job in jobs])
         entries = []
-        for job, place, number_of_gpus, refusal in zip(jobs, places, gpus_of_jobs, refusals, strict=True):
+        for job, place, refusal in zip(jobs, places, refusals, strict=True):
             entry = SweepJob(
                 number=place.number,
                 directory=RunDirectory(sweep_dir / str(place.number)),
                 label=", ".join(f"{name}={job.chosen[name]}" for name in names if name in job.chosen),
                 arguments=[*program, *job.overrides, "hydra.mode=RUN"],
                 end_command=[sys.executable, "-m", "cxr.record_end", str(sweep_dir / str(place.number))],
-                gpus=number_of_gpus,
                 continues=place.standing == "stopped",
+                attached=place.standing == "running",
             )
             if job.settings:
                 trainer = job.settings["trainer"]
@@ -102,18 +99,13 @@ def run_jobs(
                 display.changed(entry)
             entries.append(entry)
         try:
-            Supervisor(num_jobs, DevicePool(gpus, num_jobs, gpus_of_jobs), display).run(entries)
+            runner.run(entries, identities, display)
         except SystemExit:
             display.say(f"Go on with: {_program()} -m sweep.resume={os.path.relpath(sweep_dir)}")
             raise
     scores = [best_auroc(entry.directory) if entry.state == "done" else None for entry in entries]
     _say_what_failed(entries)
     return list(jobs), [math.nan if score is None else score for score in scores]
-
-
-def _identify(run: RunDirectory) -> str | None:
-    settings = kept_settings(run)
-    return None if settings is None else identity(settings)
 
 
 def _say_what_failed(entries: Sequence[SweepJob]) -> None:

@@ -132,44 +132,74 @@ SETTINGS = [
 ]
 
 
+TORCHRUN = [str(Path(sys.executable).with_name("torchrun")), "--standalone", "--nproc-per-node=2"]
+KINDS = {
+    "alone": ([sys.executable], ["data.batch_size=8"]),
+    "lightning": ([sys.executable], ["data.batch_size=4", "trainer=ddp"]),
+    "torchrun": (TORCHRUN, ["data.batch_size=4", "trainer=ddp"]),
+}
+
+
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The same training by one process, and by two with half a batch each."""
     folder = tmp_path_factory.mktemp("runs")
-    for kind in (["data.batch_size=8"], ["data.batch_size=4", "trainer=ddp"]):
-        command = [sys.executable, str(ROOT / "train.py"), *SETTINGS, *kind, f"name=by_{len(kind)}"]
+    for name, (starter, words) in KINDS.items():
+        command = [*starter, str(ROOT / "train.py"), *SETTINGS, *words, f"name={name}"]
         subprocess.run(command, env=environment(), cwd=folder, check=True, timeout=240)
-    return [next((folder / "outputs" / name).iterdir()) for name in ("by_1", "by_2")]
+    found = {name: list((folder / "outputs" / name).iterdir()) for name in KINDS}
+    assert all(len(paths) == 1 for paths in found.values()), "the processes of a run share its directory"
+    return {name: paths[0] for name, paths in found.items()}
 
 
-def test_two_processes_predict_every_validation_record_once(runs: list[Path]) -> None:
+TOGETHER = pytest.mark.parametrize("kind", ["lightning", "torchrun"])
+
+
+@TOGETHER
+def test_two_processes_predict_every_validation_record_once(runs: dict[str, Path], kind: str) -> None:
     alone, together = (
-        pd.read_csv(run / "predictions" / "val.csv").sort_values("image", ignore_index=True) for run in runs
+        pd.read_csv(runs[name] / "predictions" / "val.csv").sort_values("image", ignore_index=True)
+        for name in ("alone", kind)
     )
-    split = pd.read_csv(runs[1] / "split.csv")
+    split = pd.read_csv(runs[kind] / "split.csv")
     records = split.loc[split["split"] == "val", "image"]
     assert len(records) % 2 == 1, "one process has a record more than the other"
     assert together["image"].tolist() == sorted(records)
     pd.testing.assert_frame_equal(alone, together, check_exact=False, rtol=0, atol=1e-6)
 
 
-def test_two_processes_measure_what_one_does(runs: list[Path]) -> None:
-    histories = [pd.read_csv(run / "history.csv").drop(columns="seconds") for run in runs]
+@TOGETHER
+def test_two_processes_measure_what_one_does(runs: dict[str, Path], kind: str) -> None:
+    pair = runs["alone"], runs[kind]
+    histories = [pd.read_csv(run / "history.csv").drop(columns="seconds") for run in pair]
     assert {"train/auroc", "train/loss", "val/auroc", "val/loss", "val/sensitivity"} <= set(histories[0].columns)
     pd.testing.assert_frame_equal(*histories, check_exact=False, rtol=0, atol=1e-6)
-    metrics = [json.loads((run / "metrics.json").read_text())["val"] for run in runs]
-    measured = [{name: entry["value"] for name, entry in each.items() if "value" in entry} for each in metrics]
+    metrics = [json.loads((run / "metrics.json").read_text())["val"] for run in pair]
+    measured = [
+        {name: entry.get("value") for name, entry in each.items() if isinstance(entry, dict)} for each in metrics
+    ]
     assert measured[1] == pytest.approx(measured[0], abs=1e-6)
     assert metrics[0]["auroc"]["n"] == metrics[1]["auroc"]["n"]
-    steps = [pd.read_csv(run / "tracking" / "metrics.csv")["train/loss_step"].dropna().tolist() for run in runs]
+    steps = [pd.read_csv(run / "tracking" / "metrics.csv")["train/loss_step"].dropna().tolist() for run in pair]
     assert len(steps[0]) > 2
     assert steps[1] == pytest.approx(steps[0], abs=1e-6)
 
 
-def test_two_processes_weigh_the_classes_as_one_does(runs: list[Path]) -> None:
-    best = [torch.load(run / "checkpoints" / "last.ckpt", weights_only=True) for run in runs]
-    weights = [each["hyper_parameters"]["class_weights"] for each in best]
+@TOGETHER
+def test_two_processes_weigh_and_learn_as_one_does(runs: dict[str, Path], kind: str) -> None:
+    alone, together = (
+        torch.load(runs[name] / "checkpoints" / "last.ckpt", weights_only=True) for name in ("alone", kind)
+    )
+    weights = [each["hyper_parameters"]["class_weights"] for each in (alone, together)]
     assert weights[0] is not None
     assert weights[0] == weights[1]
-    for name, tensor in best[0]["state_dict"].items():
-        torch.testing.assert_close(best[1]["state_dict"][name], tensor, rtol=0, atol=1e-6)
+    for name, tensor in alone["state_dict"].items():
+        torch.testing.assert_close(together["state_dict"][name], tensor, rtol=0, atol=1e-6)
+
+
+def test_a_number_of_processes_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    command = [*TORCHRUN, str(ROOT / "train.py"), *SETTINGS]
+    done = subprocess.run(command, env=environment(), cwd=tmp_path, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 1, "torchrun's own status"
+    assert "trainer.strategy=auto: torchrun started 2 processes; use trainer=ddp" in done.stderr
+    assert not (tmp_path / "outputs").exists()

@@ -13,6 +13,8 @@ from cxr.training.run_directory import RunDirectory
 
 State = Literal["queued", "running", "done", "failed"]
 
+_SAID = ("failed", "interrupted", "diverged")  # with these a run says itself how it ended, and why
+
 
 @dataclass
 class SweepJob:
@@ -28,6 +30,8 @@ class SweepJob:
         gpus: how many it takes; 0 for none.
         processes: how many it consists of, where it takes no GPU.
         continues: whether its directory holds a run that stopped.
+        attached: whether it runs or waits already, given to Slurm by an earlier call.
+        place: where it runs, if not here.
         state, reason: how it stands; why it failed.
         seconds: how long it ran here.
     """
@@ -41,6 +45,8 @@ class SweepJob:
     gpus: int = 0
     processes: int = 1
     continues: bool = False
+    attached: bool = False
+    place: str = ""
     state: State = "queued"
     reason: str | None = None
     seconds: float = 0.0
@@ -65,11 +71,37 @@ def note_end(job: SweepJob, return_code: int) -> None:
         job.state, job.reason = "done", None
         return
     job.state = "failed"
-    if told.get("status") in ("failed", "interrupted", "diverged") and return_code > 0:
-        job.reason = f"{told['status']}: {told['reason']}" if told["status"] != "failed" else str(told["reason"])
+    if told.get("status") in _SAID and return_code > 0:
+        job.reason = _said(told)
         return
     job.reason = describe_end(return_code, job.console_path)
     job.directory.write_status("failed", reason=job.reason, exit_status=abs(return_code))
+
+
+def note_lost(job: SweepJob, reason: str) -> bool:
+    """Put down what became of a job that has ended elsewhere, so that nobody here saw how.
+
+    Args:
+        reason: what is known of it besides.
+
+    Returns:
+        Whether the job had not said it itself.
+    """
+    told = job.directory.read_status()
+    if told.get("status") == "finished":
+        job.state, job.reason = "done", None
+        return False
+    job.state = "failed"
+    if told.get("status") in _SAID:
+        job.reason = _said(told) + (f" ({reason})" if told["status"] == "interrupted" else "")
+        return False
+    job.reason = reason
+    job.directory.write_status("failed", reason=reason, exit_status=1)
+    return True
+
+
+def _said(told: dict[str, Any]) -> str:
+    return str(told["reason"]) if told["status"] == "failed" else f"{told['status']}: {told['reason']}"
 
 
 def note_refusal(job: SweepJob, reason: str) -> None:

@@ -194,8 +194,9 @@ class CXRModule(pl.LightningModule):
         assert isinstance(optimizer, torch.optim.Optimizer)
         group = optimizer.param_groups[0]
         momentum = group["betas"][0] if "betas" in group else group["momentum"]
-        losses = rows_of_all(self._outputs["train"][-1][3].view(1)) if self._outputs["train"] else torch.tensor(math.nan)
-        return {"train/loss_step": float(losses.mean()), "lr": float(group["lr"]), "momentum": float(momentum)}
+        outputs = self._outputs["train"]
+        loss = float(rows_of_all(outputs[-1][3].view(1)).mean()) if outputs else math.nan
+        return {"train/loss_step": loss, "lr": float(group["lr"]), "momentum": float(momentum)}
 
     def _check_losses(self) -> None:
         """Refuse a loss that is not finite; where the device works ahead, called only when it is waited for anyway."""

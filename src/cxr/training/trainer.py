@@ -15,6 +15,7 @@ from cxr.training.accelerators import resolve_devices, resolve_precision
 from cxr.training.callbacks import BestCheckpoint, BestEarlyStopping, EndBetweenBatches, LastCheckpoint, StepMonitor
 from cxr.training.checkpoint_io import DurableCheckpointIO
 from cxr.training.history import EpochHistory
+from cxr.training.launched import cluster_environment
 from cxr.training.progress import EpochProgress
 from cxr.training.random_state import RandomState
 from cxr.training.run_directory import RunDirectory
@@ -35,10 +36,16 @@ _WRONG_ADVICE = (
     r"MPS available but not used.*",
     # Several processes on one machine of a cluster are in order, and so is one on the machine where people log in.
     r".*The `srun` command is available.*",
+    # The new name of this argument does something else.
+    r".*`broadcast_buffers` is deprecated.*",
     # Lightning's own calls.
     r".*isinstance\(treespec, LeafSpec\).*",
 )
-_NOISY_LOGGERS = ("pytorch_lightning.utilities.rank_zero", "pytorch_lightning.accelerators.cuda")
+_NOISY_LOGGERS = (
+    "pytorch_lightning.utilities.rank_zero",
+    "pytorch_lightning.accelerators.cuda",
+    "lightning_fabric.utilities.distributed",
+)
 
 
 def build_trainer(
@@ -79,6 +86,7 @@ def build_trainer(
     if max_epochs < 1:
         raise ConfigurationError(f"trainer.max_epochs={max_epochs}: give at least 1")
     devices = resolve_devices(gpus, strategy=strategy, num_processes=num_processes)
+    environment = cluster_environment()
     precision = resolve_precision(precision, devices["accelerator"])
     silence_wrong_advice()
     callbacks: list[pl.Callback] = [
@@ -107,7 +115,7 @@ def build_trainer(
         log_every_n_steps=log_every_n_steps,
         logger=False if logger is None else logger,
         callbacks=callbacks,
-        plugins=[DurableCheckpointIO()],
+        plugins=[DurableCheckpointIO(), *([] if environment is None else [environment])],
         default_root_dir=run_dir.path,
         # The data module deals out whole batches to the processes itself.
         use_distributed_sampler=False,
