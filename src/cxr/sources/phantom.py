@@ -219,7 +219,9 @@ def _missing(pictures: Sequence[_Picture], folder: Path) -> list[_Picture]:
     if not folder.is_dir():
         return list(pictures)
     # An empty file is what a power cut can leave of an atomic rename.
-    sizes = {entry.name: entry.stat().st_size for entry in os.scandir(folder)}
+    # What another process is just drawing may be gone before it is looked at.
+    drawn = (entry for entry in os.scandir(folder) if not entry.name.startswith("."))
+    sizes = {entry.name: entry.stat().st_size for entry in drawn}
     return [picture for picture in pictures if sizes.get(picture.file, 0) == 0]
 
 

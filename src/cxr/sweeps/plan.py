@@ -54,9 +54,8 @@ def find_places(
         name = identify(run)
         if name is not None:
             known[int(run.path.name)] = name
-        elif (
-            int(run.path.name) not in running
-        ):  # what was refused before it had a configuration left nothing but a status
+        elif int(run.path.name) not in running:
+            # What was refused before it had a configuration left nothing but a status.
             run.status_path.unlink(missing_ok=True)
     places: dict[int, Place] = {}
     for index, wanted in enumerate(identities):

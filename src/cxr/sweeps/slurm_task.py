@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Final, NoReturn
+from typing import NoReturn
 
 from cxr.interruption import TIME_RUNS_OUT
 from cxr.sweeps.child import Membership, membership_environment
@@ -23,8 +23,6 @@ from cxr.sweeps.job import SweepJob, describe_end, note_end
 from cxr.sweeps.slurm_queue import put_back
 from cxr.training.run_directory import JOIN_VARIABLE
 
-# How a program ends that was told to, see `cxr.interruption`.
-_TOLD: Final = tuple(128 + number for number in (signal.SIGINT, signal.SIGTERM, TIME_RUNS_OUT) if number is not None)
 _LOOK_EVERY = 0.2  # seconds
 _CLOSING = 120.0  # what may take so long after the end of a program, seconds
 
@@ -49,26 +47,46 @@ class SlurmTask:
                 would write down a result, which nobody reads.
         """
         rank, restarts = (int(os.environ.get(name, "0")) for name in ("SLURM_PROCID", "SLURM_RESTART_COUNT"))
-        begun = self.job.directory.config_path.is_file()
+        directory = self.job.directory
+        begun = directory.config_path.is_file()
         self.job.continues = self.job.continues or (restarts > 0 and begun)
-        if rank == 0 and not begun:  # what was ended before it had a configuration left nothing but a status
-            self.job.directory.status_path.unlink(missing_ok=True)
-        console_path = self.job.console_path if rank == 0 else self.job.directory.path / f"console_{rank}.log"
+        if rank != 0:
+            raise SystemExit(self._run_further(rank))
+        self._failures_path.unlink(missing_ok=True)
+        if not begun:  # what was ended before it had a configuration left nothing but a status
+            directory.status_path.unlink(missing_ok=True)
+        program = _Program(self.job, 0, self.job.console_path)
+        code = program.wait()
+        note_end(self.job, code)
+        if self.job.state != "failed":
+            raise SystemExit(0)
+        if self._failures_path.is_file():  # Slurm has then ended this process, too
+            reason = self._failures_path.read_text(encoding="utf-8").splitlines()[0]
+            directory.write_status("failed", reason=reason, exit_status=1)
+        elif program.time_ran_out:
+            self._go_on(restarts)
+            raise SystemExit(0)
+        elif program.was_told and (code < 0 or code > 128):
+            directory.write_status("interrupted", reason="ended by Slurm", exit_status=143)
+            raise SystemExit(0)
+        if code < 0:
+            subprocess.run([*self.job.end_command, str(-code)], timeout=_CLOSING)
+        raise SystemExit(abs(code))
+
+    @property
+    def _failures_path(self) -> Path:
+        """Where a further process of the job says that it failed, and why."""
+        return self.job.directory.path / ".failed_processes"
+
+    def _run_further(self, rank: int) -> int:
+        console_path = self.job.directory.path / f"console_{rank}.log"
         program = _Program(self.job, rank, console_path)
         code = program.wait()
-        if rank != 0:
-            if code != 0 and code not in _TOLD and self.job.directory.read_status().get("status") == "running":
-                reason = f"process {rank}: {describe_end(code, console_path)}"
-                self.job.directory.write_status("failed", reason=reason, exit_status=abs(code))
-            raise SystemExit(0 if code in _TOLD else abs(code))
-        note_end(self.job, code)
-        if self.job.state == "failed" and program.time_ran_out:
-            self._go_on(restarts)
-        elif self.job.state == "failed" and code not in _TOLD:
-            if code < 0:
-                subprocess.run([*self.job.end_command, str(-code)], timeout=_CLOSING)
-            raise SystemExit(abs(code))
-        raise SystemExit(0)
+        if code == 0 or program.was_told:
+            return 0
+        with self._failures_path.open("a", encoding="utf-8") as file:
+            file.write(f"process {rank}: {describe_end(code, console_path)}\n")
+        return abs(code)
 
     def _go_on(self, restarts: int) -> None:
         if restarts >= self.max_num_timeout:
@@ -86,10 +104,12 @@ class _Program:
     """The program of a job: a process that ends with this one, and is told of the signals that come.
 
     Attributes:
-        time_ran_out: whether Slurm said so.
+        was_told: whether Slurm told it to end.
+        time_ran_out: whether Slurm said that as the reason.
     """
 
     def __init__(self, job: SweepJob, rank: int, console_path: Path) -> None:
+        self.was_told = False
         self.time_ran_out = False
         self._told: list[int] = []
         for number in (signal.SIGTERM, TIME_RUNS_OUT):
@@ -123,6 +143,7 @@ class _Program:
         return code
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        self.was_told = True
         self.time_ran_out = self.time_ran_out or number == TIME_RUNS_OUT
         self._told.append(number)
 
