@@ -81,7 +81,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def start(folder: Path, slurm: LocalSlurm, *words: str) -> subprocess.Popen[str]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("WANDB_", "CXR_", "SLURM_"))}
     return subprocess.Popen(
-        [sys.executable, str(ROOT / "train.py"), "-m", *TINY, *words],
+        [sys.executable, str(ROOT / "train.py"), "-m", *words, *TINY],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -212,11 +212,15 @@ def test_a_sweep_whose_watcher_died_waits_for_its_jobs_again_and_says_how_they_f
     process = start(folder, slurm, *words)
     sweep = folder / "outputs" / "kinds" / "failures"
     wait_until(lambda: num_epochs(sweep / "0") >= 1 and num_epochs(sweep / "1") >= 1, process)
+    wait_until(lambda: status_of(sweep / "2").get("status") == "failed", process)
+    assert "phantom" in status_of(sweep / "2")["reason"]
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     ids = job_ids(sweep)
 
     process = start(folder, slurm, *words)
+    assert process.stdout is not None
+    next(line for line in process.stdout if "experiment=endless" in line and "running as Slurm job" in line)
     os.kill(int(status_of(sweep / "1")["process"]), signal.SIGKILL)
     wait_until(lambda: status_of(sweep / "1")["status"] == "failed", process)
     os.killpg(process.pid, signal.SIGINT)
@@ -226,8 +230,6 @@ def test_a_sweep_whose_watcher_died_waits_for_its_jobs_again_and_says_how_they_f
     assert status_of(sweep / "0")["status"] == "interrupted"
     assert status_of(sweep / "0")["exit_status"] == 143
     assert status_of(sweep / "1")["reason"] == "killed by SIGKILL (perhaps out of memory)"
-    assert status_of(sweep / "2")["status"] == "failed"
-    assert "phantom" in status_of(sweep / "2")["reason"]
     assert not slurm.ask("squeue", "--noheader")
 
 
