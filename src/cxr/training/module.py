@@ -108,6 +108,7 @@ class CXRModule(pl.LightningModule):
         self.epoch_metrics: dict[str, dict[str, float]] = {}
         self._outputs: dict[str, list[tuple[Tensor, Tensor, Tensor, Tensor]]] = {"train": [], "val": [], "test": []}
         self._num_checked = 0
+        self._kept_outputs: list[Tensor] = []  # of an epoch in whose middle the training goes on
         # In tuples, where they are neither parts of the module nor of its checkpoints.
         self._fused: tuple[nn.Module, ...] = ()  # what was made of the network, once it was wanted
         self._answering: tuple[nn.Module, ...] = ()  # it, while it answers in place of the network
@@ -204,7 +205,7 @@ class CXRModule(pl.LightningModule):
         if not losses:
             return
         values = losses[0].view(1) if len(losses) == 1 else torch.stack(losses)
-        first = self._num_checked
+        first = sum(output[3].numel() for output in self._outputs["train"][: self._num_checked])
         self._num_checked = len(self._outputs["train"])
         # All processes end together: one that did so alone would leave the others waiting for its gradients.
         values = rows_of_all(values)
@@ -219,6 +220,14 @@ class CXRModule(pl.LightningModule):
             f"the training loss is {value} in batch {first + batch} of epoch {self.current_epoch}"
             f" (optimizer step {self.global_step}, learning rate {lr:.3g}); lower optimizer.lr"
         )
+
+    def on_train_start(self) -> None:
+        # What an earlier process has trained on in this epoch counts in its metrics; it is that of all processes.
+        kept, self._kept_outputs = self._kept_outputs, []
+        if kept and self.trainer.is_global_zero:
+            logits, labels, index, losses = (tensor.to(self.pixel_scale.device) for tensor in kept)
+            self._outputs["train"].append((logits, labels, index, losses))
+            self._num_checked = 1
 
     def on_train_epoch_start(self) -> None:
         self._clear("train")
@@ -283,8 +292,7 @@ class CXRModule(pl.LightningModule):
         device = self.pixel_scale.device
         if outputs:
             logits, labels, index = (torch.cat([each[column] for each in outputs]) for column in range(3))
-            parts = [each[3] for each in outputs]
-            losses = torch.stack(parts) if parts[0].ndim == 0 else torch.cat(parts)
+            losses = torch.cat([each[3].view(-1) for each in outputs])
             tensors = [logits.float(), labels, index, losses]
         else:
             none = torch.empty(0, dtype=torch.int64, device=device)
@@ -336,10 +344,13 @@ class CXRModule(pl.LightningModule):
         checkpoint["initial_weights"] = (
             self._initial_weights if self.loaded_weights is None else self.loaded_weights.source
         )
+        if self._outputs["train"]:  # in the middle of an epoch
+            checkpoint["train_outputs"] = list(self._gather("train"))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Remember from which weights the training began that goes on here."""
         self._initial_weights = checkpoint.get("initial_weights")
+        self._kept_outputs = checkpoint.get("train_outputs", [])
 
 
 def _first_of_each(index: Tensor) -> tuple[Tensor, Tensor]:

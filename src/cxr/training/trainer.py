@@ -12,7 +12,14 @@ from pytorch_lightning.strategies import DDPStrategy, Strategy
 
 from cxr.errors import ConfigurationError
 from cxr.training.accelerators import resolve_devices, resolve_precision
-from cxr.training.callbacks import BestCheckpoint, BestEarlyStopping, EndBetweenBatches, LastCheckpoint, StepMonitor
+from cxr.training.callbacks import (
+    BestCheckpoint,
+    BestEarlyStopping,
+    EndBetweenBatches,
+    LastCheckpoint,
+    NextBatches,
+    StepMonitor,
+)
 from cxr.training.checkpoint_io import DurableCheckpointIO
 from cxr.training.history import EpochHistory
 from cxr.training.launched import cluster_environment
@@ -34,6 +41,8 @@ _WRONG_ADVICE = (
     # trainer.gpus=0 was asked for.
     r"GPU available but not used.*",
     r"MPS available but not used.*",
+    # The data module goes on with the batch that comes next.
+    r"You're resuming from a checkpoint that ended before the epoch ended.*",
     # Several processes on one machine of a cluster are in order, and so is one on the machine where people log in.
     r".*The `srun` command is available.*",
     # The new name of this argument does something else.
@@ -91,6 +100,7 @@ def build_trainer(
     silence_wrong_advice()
     callbacks: list[pl.Callback] = [
         RandomState(),
+        NextBatches(),
         # Before the checkpoints: an epoch that a resumed run does not repeat has its row.
         EpochHistory(run_dir.history_path),
         BestCheckpoint(run_dir.checkpoints_dir),
@@ -100,7 +110,7 @@ def build_trainer(
     ]
     if early_stopping_patience is not None:
         callbacks.append(BestEarlyStopping(early_stopping_patience))
-    callbacks.append(EndBetweenBatches())
+    callbacks.append(EndBetweenBatches(run_dir.last_checkpoint_path))
     return pl.Trainer(
         **devices,
         precision=precision,  # type: ignore[arg-type]
