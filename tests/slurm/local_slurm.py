@@ -89,7 +89,9 @@ class LocalSlurm:
     def __exit__(self, *_: object) -> None:
         if len(self._daemons) == len(DAEMONS):
             self.ask("scancel", "--user=root")
-            time.sleep(1)
+            until = time.monotonic() + 60  # what does not end by itself is killed after half a minute
+            while self.ask("squeue", "--noheader").strip() and time.monotonic() < until:
+                time.sleep(0.5)
         for daemon in reversed(self._daemons):
             daemon.terminate()
         for daemon in self._daemons:

@@ -32,7 +32,6 @@ pytestmark = [
     pytest.mark.skipif(os.environ.get("CXR_SLURM") != "1", reason="starts a Slurm of its own: tests/slurm/run"),
 ]
 TINY = [
-    "data.sources.phantom.num_patients=40",
     "data.sources.phantom.size=64",
     "data.look_for_copies=false",
     "audit.shortcuts=false",
@@ -70,9 +69,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     kinds["two_tasks"] = {"trainer": {"max_epochs": 3, **DISTRIBUTED}}
     kinds["endless"] = {"seed": 8, "trainer": {"max_epochs": 5000, **DISTRIBUTED}}
     kinds["killed"] = {"seed": 9, "trainer": {"max_epochs": 5000}}
-    kinds["absent"] = {"seed": 10, "data": {"sources": {"phantom": {"num_patients": 2}}}}
+    few = {"sources": {"phantom": {"num_patients": 2}}}
+    kinds["too_few"] = {"seed": 10, "data": few}
     (made / "conf" / "experiment").mkdir(parents=True)
     for name, changes in kinds.items():
+        changes.setdefault("data", {"sources": {"phantom": {"num_patients": 40}}})
         text = "# @package _global_\ndefaults:\n  - demo\n  - _self_\n\n" + yaml.safe_dump(changes)
         (made / "conf" / "experiment" / f"{name}.yaml").write_text(text)
     return made
@@ -93,7 +94,7 @@ def start(folder: Path, slurm: LocalSlurm, *words: str) -> subprocess.Popen[str]
 
 
 def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    until = time.monotonic() + 400
+    until = time.monotonic() + 240
     while not condition():
         assert process.poll() is None, process.communicate()
         if time.monotonic() > until:
@@ -208,7 +209,7 @@ def test_the_table_is_that_of_processes(swept: tuple[Path, str, str, dict[int, i
 def test_a_sweep_whose_watcher_died_waits_for_its_jobs_again_and_says_how_they_failed(
     slurm: LocalSlurm, folder: Path
 ) -> None:
-    words = ["experiment=endless,killed,absent", "sweep.name=failures", *LAUNCHER]
+    words = ["experiment=endless,killed,too_few", "sweep.name=failures", *LAUNCHER]
     process = start(folder, slurm, *words)
     sweep = folder / "outputs" / "kinds" / "failures"
     wait_until(lambda: num_epochs(sweep / "0") >= 1 and num_epochs(sweep / "1") >= 1, process)

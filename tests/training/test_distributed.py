@@ -194,11 +194,3 @@ def test_two_processes_weigh_and_learn_as_one_does(runs: dict[str, Path], kind: 
     assert weights[0] == weights[1]
     for name, tensor in alone["state_dict"].items():
         torch.testing.assert_close(together["state_dict"][name], tensor, rtol=0, atol=1e-6)
-
-
-def test_a_number_of_processes_that_does_not_fit_is_refused(tmp_path: Path) -> None:
-    command = [*TORCHRUN, str(ROOT / "train.py"), *SETTINGS]
-    done = subprocess.run(command, env=environment(), cwd=tmp_path, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 1, "torchrun's own status"
-    assert "trainer.strategy=auto: torchrun started 2 processes; use trainer=ddp" in done.stderr
-    assert not (tmp_path / "outputs").exists()
