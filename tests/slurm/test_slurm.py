@@ -79,9 +79,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
+STARTED: list[subprocess.Popen[str]] = []
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _nobody_is_left() -> Iterator[None]:
+    yield
+    for process in STARTED:
+        process.kill()
+
+
 def start(folder: Path, slurm: LocalSlurm, *words: str) -> subprocess.Popen[str]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("WANDB_", "CXR_", "SLURM_"))}
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, str(ROOT / "train.py"), "-m", *words, *TINY],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -91,6 +101,8 @@ def start(folder: Path, slurm: LocalSlurm, *words: str) -> subprocess.Popen[str]
         env={**clean, **slurm.environment, "OMP_NUM_THREADS": "1"},
         start_new_session=True,
     )
+    STARTED.append(process)
+    return process
 
 
 def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
@@ -214,7 +226,7 @@ def test_a_sweep_whose_watcher_died_waits_for_its_jobs_again_and_says_how_they_f
     sweep = folder / "outputs" / "kinds" / "failures"
     wait_until(lambda: num_epochs(sweep / "0") >= 1 and num_epochs(sweep / "1") >= 1, process)
     wait_until(lambda: status_of(sweep / "2").get("status") == "failed", process)
-    assert "phantom" in status_of(sweep / "2")["reason"]
+    assert "data.split" in status_of(sweep / "2")["reason"]
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     ids = job_ids(sweep)

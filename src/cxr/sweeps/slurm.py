@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -187,12 +188,18 @@ class SlurmSupervisor:
         for job in jobs:
             job.directory.path.mkdir(parents=True, exist_ok=True)
         try:
-            executor.update_parameters(**{name: value for name, value in wanted.items() if value is not None})
-            with executor.batch():
-                given = [executor.submit(SlurmTask(job, options["max_num_timeout"])) for job in jobs]
-        except (FailedJobError, FailedSubmissionError, subprocess.CalledProcessError) as error:
-            text = " ".join(str(error).split()) or "no reason given"
-            raise ConfigurationError(f"hydra/launcher=slurm: sbatch refused the jobs: {text}") from None
+            with redirect_stderr(io.StringIO()):  # what sbatch says stands in the error below
+                return self._give(executor, jobs, wanted)
+        except (FailedJobError, FailedSubmissionError) as error:
+            lines = [line.removeprefix("sbatch: error: ").strip() for line in str(error).splitlines()]
+            raise ConfigurationError(
+                f"hydra/launcher=slurm: sbatch refused the jobs: {'; '.join(filter(None, lines)) or 'it says not why'}"
+            ) from None
+
+    def _give(self, executor: Any, jobs: Sequence[SweepJob], wanted: Mapping[str, Any]) -> list[str]:
+        executor.update_parameters(**{name: value for name, value in wanted.items() if value is not None})
+        with executor.batch():
+            given = [executor.submit(SlurmTask(job, self._options["max_num_timeout"])) for job in jobs]
         return [job.job_id for job in given]
 
     def _wait(self, shown: Sequence[SweepJob], jobs: Sequence[SweepJob]) -> None:
