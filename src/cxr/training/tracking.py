@@ -111,7 +111,10 @@ def tracked_run_id(tracking_dir: str | Path) -> str | None:
 def note_failure(logger: Logger | None, reason: str | None) -> None:
     """Put the reason of a failure, or None, into W&B's summary as ``failure``; other loggers have none."""
     if isinstance(logger, WandbLogger):
-        logger.experiment.summary.update({"failure": reason})
+        try:
+            logger.experiment.summary.update({"failure": reason})
+        except Exception as error:  # a cluster that ends a job ends W&B's own process, too
+            _say(f"warning: W&B was not told of the end ({_one_line(error)})")
 
 
 def finish(logger: Logger | None, exit_code: int) -> None:
