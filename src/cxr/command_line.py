@@ -27,13 +27,14 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from cxr.allocator import tune_allocator
-from cxr.config import COMMANDS, FIXED_BY_CHECKPOINT, FIXED_BY_PROTOCOL, SCHEMAS, SlurmLauncher, keys
+from cxr.config import COMMANDS, FIXED_BY_CHECKPOINT, FIXED_BY_PROTOCOL, SCHEMAS, RayLauncher, SlurmLauncher, keys
 from cxr.config_check import SettingError, check, check_key, check_range, check_value, explain, nearest
 from cxr.errors import ConfigurationError, CxrError
 from cxr.help_text import help_text
 from cxr.interruption import listen
 from cxr.resumption import require_resumable
 from cxr.sweeps.child import Membership, join_sweep
+from cxr.sweeps.ray_jobs import require_ray
 from cxr.sweeps.slurm_queue import require_slurm
 from cxr.training.launched import by_torchrun
 from cxr.training.run_directory import RunDirectory
@@ -341,7 +342,7 @@ def _launcher(config: DictConfig) -> str:
 
 
 def _starts_processes(config: DictConfig) -> bool:
-    return _launcher(config) in ("ProcessLauncher", "SlurmLauncher")
+    return _launcher(config) in ("ProcessLauncher", "SlurmLauncher", "RayLauncher")
 
 
 def _check_sweep(config: DictConfig, settings: dict[str, Any], multirun: bool) -> None:
@@ -368,8 +369,8 @@ def _check_sweep(config: DictConfig, settings: dict[str, Any], multirun: bool) -
                 "leave out hydra/launcher"
             )
         return
-    if _launcher(config) == "SlurmLauncher":
-        _check_slurm(config)
+    if _launcher(config) in _CLUSTERS:
+        _check_cluster(config)
         return
     for key in ("n_jobs", "gpus_per_job"):
         value = OmegaConf.select(config, f"hydra.launcher.{key}")
@@ -377,16 +378,24 @@ def _check_sweep(config: DictConfig, settings: dict[str, Any], multirun: bool) -
             raise ConfigurationError(f"hydra.launcher.{key}={value}: give at least 1, or null")
 
 
-def _check_slurm(config: DictConfig) -> None:
+# Launchers that give jobs to others: their keys, and what they cannot do without.
+_CLUSTERS: dict[str, tuple[type, Callable[[], None]]] = {
+    "SlurmLauncher": (SlurmLauncher, require_slurm),
+    "RayLauncher": (RayLauncher, require_ray),
+}
+
+
+def _check_cluster(config: DictConfig) -> None:
+    schema, require = _CLUSTERS[_launcher(config)]
     options = OmegaConf.to_container(config.hydra.launcher)
     assert isinstance(options, dict)
-    for key in keys(SlurmLauncher, "hydra.launcher."):
+    for key in keys(schema, "hydra.launcher."):
         if key.metadata:
             try:
                 check_range(key, options[key.name.rpartition(".")[2]])
             except SettingError as error:
                 raise ConfigurationError(str(error)) from None
-    require_slurm()
+    require()
 
 
 def _parse(overrides: Sequence[str]) -> list[Override]:

@@ -459,6 +459,18 @@ class SlurmLauncher:
     )
 
 
+@dataclass
+class RayLauncher:
+    """The keys below ``hydra.launcher`` with ``hydra/launcher=ray``."""
+
+    _target_: str = "hydra_plugins.ray_launcher.RayLauncher"
+    address: str | None = setting(None, "a Ray cluster (auto: the one of this machine); null: one for this sweep")
+    num_cpus_per_job: int = setting(1, "cores that each job takes of what Ray has", at_least=1)
+    num_gpus_per_job: int | None = setting(
+        None, "GPUs that each job takes; null: as trainer.gpus asks, none where that is null", at_least=0
+    )
+
+
 # ----------------------------------------------------------------------------------------------------------- audit
 
 

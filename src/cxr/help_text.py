@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
-from cxr.config import SCHEMAS, SOURCES, Key, SlurmLauncher, keys
+from cxr.config import SCHEMAS, SOURCES, Key, RayLauncher, SlurmLauncher, keys
 
 WIDTH = 118
 
@@ -87,8 +87,9 @@ def help_text(program: str, conf_dir: Path) -> str:
         ]
         parts += [f"  {name:<36}  {meaning}" for name, meaning in LAUNCHER.items()]
         parts += ["", "Slurm runs the jobs of a multirun (hydra/launcher=slurm; hydra.launcher.<key>=<value>):"]
-        told = [key for key in keys(SlurmLauncher, "hydra.launcher.") if key.metadata]
-        parts += ["\n".join(_lines(key)) for key in told]
+        parts += ["\n".join(_lines(key)) for key in keys(SlurmLauncher, "hydra.launcher.") if key.metadata]
+        parts += ["", "Ray runs the jobs of a multirun (hydra/launcher=ray; hydra.launcher.<key>=<value>):"]
+        parts += ["\n".join(_lines(key)) for key in keys(RayLauncher, "hydra.launcher.") if key.metadata]
     parts += ["", "Options of the sources (data.sources.<name>.<key>=<value>):"]
     for kind, source in SOURCES.items():
         parts.append(f"\n  kind: {kind}")

@@ -1,4 +1,4 @@
-"""Who runs the jobs of a multirun: processes on this machine, or Slurm?"""
+"""Who runs the jobs of a multirun: processes on this machine, Slurm, or Ray?"""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from cxr.sweeps.devices import DevicePool, default_num_jobs, gpus_of_job, visible_gpus
 from cxr.sweeps.display import Display
 from cxr.sweeps.job import SweepJob
+from cxr.sweeps.ray_jobs import RaySupervisor
 from cxr.sweeps.slurm import GivenJobs, Shape, SlurmSupervisor, shape_of
 from cxr.sweeps.supervisor import Supervisor
 
@@ -85,8 +86,30 @@ class SlurmRunner:
         SlurmSupervisor(self._options, self._given, display).run(entries, self._shapes, identities)
 
 
+class RayRunner:
+    """Ray, on one machine or a cluster of them.
+
+    Args:
+        settings: of the jobs, resolved; empty for one that cannot begin.
+        options: see `cxr.config.RayLauncher`.
+    """
+
+    def __init__(self, settings: Sequence[Settings], options: Mapping[str, Any]) -> None:
+        self.alive: Mapping[int, str] = {}
+        self._options = options
+        asked = options["num_gpus_per_job"]
+        self._gpus = [
+            asked if asked is not None else max(0, each["trainer"]["gpus"] or 0) if each else 0 for each in settings
+        ]
+
+    def run(self, entries: Sequence[SweepJob], identities: Sequence[str | None], display: Display) -> None:
+        RaySupervisor(self._options, display).run(entries, self._gpus)
+
+
 def choose_runner(settings: Sequence[Settings], sweep_dir: Path, options: Mapping[str, Any]) -> Runner:
-    """The one whose launcher was chosen: the options of Slurm's, or of the other."""
+    """The one whose launcher was chosen: each has options of its own."""
     if "timeout_min" in options:
         return SlurmRunner(settings, sweep_dir, options)
+    if "num_cpus_per_job" in options:
+        return RayRunner(settings, options)
     return HereRunner(settings, **options)
