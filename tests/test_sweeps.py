@@ -30,7 +30,8 @@ TINY = [
     "model.name=resnet10t",
     "model.drop_rate=0.3",  # draws from the generator of torch in every step
     "balance=oversample",
-    "trainer.max_epochs=6",
+    "trainer.max_epochs=null",
+    "schedule.stages=[{epochs:2,freeze:body},{epochs:2,lr:auto,spread:10,image_size:24},{epochs:2,freeze:half}]",
     "trainer.early_stopping_patience=5",
     "logger=none",
 ]
@@ -321,10 +322,13 @@ def test_one_jobs_end_leaves_the_others_alone(with_failures: tuple[Path, int, st
 
 def test_wandb_says_which_failed(with_failures: tuple[Path, int, str, str]) -> None:
     sweep = with_failures[0]
-    codes = {}
+    codes, told = {}, {}
     for number in ("0", "1", "2", "3"):
-        ends = []
-        for folder in sorted((sweep / number).rglob("offline-run-*")):
+        ends, summary = [], {}
+        tracked = json.loads((sweep / number / "tracking.json").read_text())
+        folders = sorted((sweep / "tracking").rglob(f"offline-run-*-{tracked['id']}"))
+        assert folders
+        for folder in folders:
             shown = subprocess.run(
                 [str(Path(sys.executable).with_name("wandb")), "leet", "inspect", "--json", str(folder)],
                 capture_output=True,
@@ -333,9 +337,14 @@ def test_wandb_says_which_failed(with_failures: tuple[Path, int, str, str]) -> N
             )
             records = [json.loads(line) for line in shown.stdout.splitlines() if line.startswith("{")]
             ends += [record["exit"].get("exit_code", 0) for record in records if record["type"] == "exit"]
-        assert len({folder.name.rsplit("-", 1)[1] for folder in (sweep / number).rglob("offline-run-*")}) == 1
-        codes[number] = ends
+            for record in records:
+                summary |= record["summary"].get("update", {}) if record["type"] == "summary" else {}
+        codes[number], told[number] = ends, (summary["status"], summary["reason"])
     assert codes == {"0": [3], "1": [4], "2": [9], "3": [0]}
+    assert told["0"] == ("failed", "DataError")  # the error itself may name a patient
+    assert told["1"] == ("diverged", status_of(sweep / "1")["reason"])
+    assert told["2"] == ("failed", status_of(sweep / "2")["reason"])
+    assert told["3"] == ("finished", "")
 
 
 def test_ctrl_c_ends_all_jobs_between_two_batches(
@@ -343,11 +352,18 @@ def test_ctrl_c_ends_all_jobs_between_two_batches(
 ) -> None:
     words = [word for word in GRID if not word.startswith("trainer.")]
     cache = undisturbed[0].parents[1] / "cache"
-    process = start(*words, "trainer.max_epochs=1000", f"paths.cache={cache}", "hydra.launcher.n_jobs=2", cwd=tmp_path)
+    process = start(
+        *words,
+        "trainer.max_epochs=1000",
+        "schedule.stages=null",
+        f"paths.cache={cache}",
+        "hydra.launcher.n_jobs=2",
+        cwd=tmp_path,
+    )
     sweep = tmp_path / "outputs" / "demo" / "grid"
     wait_until(lambda: all(num_epochs(sweep / number) >= 1 for number in ("0", "1")), process)
     children = [int(status_of(sweep / number)["process"]) for number in ("0", "1")]
-    other = run(*words, "trainer.max_epochs=1000", cwd=tmp_path)
+    other = run(*words, "trainer.max_epochs=1000", "schedule.stages=null", cwd=tmp_path)
     assert other.returncode == 2
     assert "another program runs this sweep" in other.stderr
     os.killpg(process.pid, signal.SIGINT)

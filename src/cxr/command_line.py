@@ -38,6 +38,7 @@ from cxr.sweeps.ray_jobs import require_ray
 from cxr.sweeps.slurm_queue import require_slurm
 from cxr.training.launched import by_torchrun
 from cxr.training.run_directory import RunDirectory
+from cxr.training.stage_plan import build_stages
 
 CONF_DIR = Path(__file__).resolve().parents[2] / "conf"
 # Composing takes some 30 ms; the values of a longer sweep are checked as their jobs begin.
@@ -76,7 +77,7 @@ def launch(
 
     Args:
         task: does the work of one job; raises `CxrError` for what a user can mend.
-        program: 'train', 'evaluate', 'audit' or 'protocols': the schema and the primary configuration.
+        program: one of `cxr.config.SCHEMAS`: the schema and the primary configuration.
         after_sweep: is given the jobs of a multirun when the last has ended.
 
     Returns:
@@ -283,9 +284,13 @@ def _say(error: CxrError) -> int:
 
 def _checked(config: DictConfig, program: str) -> dict[str, Any]:
     try:
-        return check(config, SCHEMAS[program])
+        settings = check(config, SCHEMAS[program])
     except SettingError as error:
         raise ConfigurationError(str(error)) from None
+    if "schedule" in settings:
+        schedule = settings["schedule"]
+        build_stages(schedule["stages"] or [], lr=settings["optimizer"]["lr"], schedule=schedule["name"])
+    return settings
 
 
 def _check_before_start(

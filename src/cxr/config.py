@@ -215,6 +215,27 @@ class Optimizer:
 
 
 @dataclass
+class Stage:
+    epochs: int = setting(MISSING, "epochs of the stage", at_least=1)
+    lr: Any = setting(
+        None,
+        "highest rate of the stage; [low, high]: of the first half of the body and of the head; auto (the valley of a "
+        "range test when the stage begins), steepest (the other suggestion); null: optimizer.lr",
+    )
+    spread: float = setting(1.0, "rate of the head over that of the first half of the body", at_least=1)
+    freeze: str = setting(
+        "none", "what stays as it is: none, half (the first half of the body), body", choices=("none", "half", "body")
+    )
+    freeze_batch_norm: bool = setting(False, "freeze the batch norms of frozen layers, too")
+    schedule: str | None = setting(
+        None, "one_cycle, cosine or constant; null: schedule.name", choices=("one_cycle", "cosine", "constant")
+    )
+    image_size: int | None = setting(
+        None, "side of the training images, pixels; null: data.image_size", at_least=16, at_most=4096
+    )
+
+
+@dataclass
 class Schedule:
     name: str = setting("one_cycle", "one_cycle, cosine or constant", choices=("one_cycle", "cosine", "constant"))
     warmup_fraction: float = setting(
@@ -224,6 +245,9 @@ class Schedule:
     final_div_factor: float = setting(1e4, "one_cycle: the rate ends at lr / div_factor / final_div_factor", at_least=1)
     low_momentum: float = setting(0.85, "one_cycle: momentum where the rate is highest", at_least=0, below=1)
     high_momentum: float = setting(0.95, "one_cycle: momentum where the rate is lowest", at_least=0, below=1)
+    stages: list[Any] | None = setting(
+        None, "parts of the training, one after the other: {epochs, lr, freeze, ...}, see below; null: all of it is one"
+    )
 
 
 @dataclass
@@ -261,12 +285,15 @@ class Augment:
     lighting_prob: float = setting(0.0, "probability of a change of brightness, and of contrast", at_least=0, at_most=1)
 
 
+DEFAULT_EPOCHS = 20
+
+
 @dataclass
 class Trainer:
     gpus: int | None = setting(
         None, "null: one accelerator if there is one; 0: CPU; n: exactly n GPUs; -1: all GPUs", at_least=-1
     )
-    max_epochs: int = setting(20, "epochs", at_least=1)
+    max_epochs: int | None = setting(None, "epochs; null: 20, or as many as schedule.stages have together", at_least=1)
     precision: str = setting(
         "auto",
         "auto (16-mixed on CUDA, 32-true elsewhere), 16-mixed, bf16-mixed, 32-true",
@@ -314,6 +341,20 @@ class Logger:
     entity: str | None = setting(None, "W&B account or team; null: the default of the key", changes_result=False)
     group: str | None = setting(None, "W&B group; null: the name of the experiment or the sweep", changes_result=False)
     tags: list[str] = setting([], "W&B tags", changes_result=False)
+    notes: str | None = setting(None, "W&B notes: what this run is for, in your words", changes_result=False)
+    log_model: str = setting(
+        "best",
+        "weights that go to W&B as an artifact, each once, without patients or file names: those of the best epoch, "
+        "all (best and last) or none",
+        choices=("best", "all", "none"),
+        changes_result=False,
+    )
+    capture: str = setting(
+        "none",
+        "what W&B may also take: console (what is printed, paths included), code (the source of cxr), all or none",
+        choices=("none", "console", "code", "all"),
+        changes_result=False,
+    )
 
 
 @dataclass
@@ -507,11 +548,28 @@ class ProtocolsConfig(TrainConfig):
     protocols: Protocols = setting(Protocols(), "which protocols stand beside each other")
 
 
+# ------------------------------------------------------------------------------------------------------ range test
+
+
+@dataclass
+class LrFind:
+    stage: int = setting(1, "which of schedule.stages: what it freezes is frozen", at_least=1)
+    lowest: float = setting(1e-7, "rate of the first step", above=0, below=1)
+    highest: float = setting(10.0, "rate of the last step", above=0, at_most=1000)
+    num_steps: int = setting(100, "steps, each of a batch; short epochs are repeated", at_least=20)
+
+
+@dataclass
+class LrFindConfig(TrainConfig):
+    lr_find: LrFind = setting(LrFind(), "the range test")
+
+
 SCHEMAS: dict[str, type] = {
     "train": TrainConfig,
     "evaluate": EvaluateConfig,
     "audit": AuditConfig,
     "protocols": ProtocolsConfig,
+    "lr_find": LrFindConfig,
 }
 
 # How each program is called.
@@ -520,6 +578,7 @@ COMMANDS = {
     "evaluate": "python evaluate.py",
     "audit": "python -m cxr.audit",
     "protocols": "python -m cxr.protocols",
+    "lr_find": "python -m cxr.lr_find",
 }
 
 # What the checkpoint fixes: giving it to another collection would score other images than the network was made for.

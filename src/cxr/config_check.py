@@ -13,7 +13,18 @@ from typing import Any
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from cxr.config import PROTOCOLS, SOURCES, EvaluateConfig, Key, ProtocolsConfig, TrainConfig, keys
+from cxr.config import (
+    DEFAULT_EPOCHS,
+    PROTOCOLS,
+    SOURCES,
+    EvaluateConfig,
+    Key,
+    LrFindConfig,
+    ProtocolsConfig,
+    Stage,
+    TrainConfig,
+    keys,
+)
 
 _BOUNDS = (
     ("at_least", operator.ge, "at least"),
@@ -117,6 +128,10 @@ def check(config: DictConfig, schema: type) -> dict[str, Any]:
         _check_training(plain)
     if schema is ProtocolsConfig:
         _check_protocols(plain)
+    if schema is LrFindConfig and plain["lr_find"]["lowest"] >= plain["lr_find"]["highest"]:
+        raise SettingError(
+            f"lr_find.lowest={plain['lr_find']['lowest']}: must be below lr_find.highest={plain['lr_find']['highest']}"
+        )
     if schema is EvaluateConfig:
         _check_evaluation(plain)
     return plain
@@ -237,22 +252,31 @@ def _check_source(prefix: str, source: Any) -> dict[str, Any]:
     schema = SOURCES.get(str(source["kind"]))
     if schema is None:
         raise SettingError(f"{prefix}.kind={source['kind']}: one of {', '.join(SOURCES)}")
+    plain = _check_table(prefix, source, schema)
+    if "root" in plain and plain["root"] is None:
+        raise SettingError(f"data.root: needs a value, data.root=<{_meaning(schema, 'root')}>")
+    return plain
+
+
+def _check_table(prefix: str, given: Mapping[str, Any], schema: type) -> dict[str, Any]:
+    """The keys of a part of the settings that is one of many of its kind."""
     table = {key.name: key for key in keys(schema)}
-    for name in source:
+    for name in given:
         if name not in table:
             guess = nearest(str(name), list(table))
             hint = f"did you mean {prefix}.{guess}?" if guess is not None else f"one of {', '.join(table)}"
             raise SettingError(f"{prefix}.{name}: there is no such key; {hint}")
     try:
-        typed = OmegaConf.merge(OmegaConf.structured(schema), dict(source))
-        plain = _plain(typed)
+        plain = _plain(OmegaConf.merge(OmegaConf.structured(schema), dict(given)))
     except OmegaConfBaseException as error:
         raise SettingError(f"{prefix}.{explain(error, table)}") from None
     for key in table.values():
         check_range(dataclasses.replace(key, name=f"{prefix}.{key.name}"), plain[key.name])
-    if "root" in plain and plain["root"] is None:
-        raise SettingError(f"data.root: needs a value, data.root=<{table['root'].metadata['meaning']}>")
     return plain
+
+
+def _meaning(schema: type, name: str) -> str:
+    return str(next(key.metadata["meaning"] for key in keys(schema) if key.name == name))
 
 
 def _check_evaluation(plain: dict[str, Any]) -> None:
@@ -343,3 +367,24 @@ def _check_training(plain: dict[str, Any]) -> None:
             f"schedule.low_momentum={schedule['low_momentum']}: must not be above "
             f"schedule.high_momentum={schedule['high_momentum']}"
         )
+    if schedule["stages"] is None:
+        trainer["max_epochs"] = DEFAULT_EPOCHS if trainer["max_epochs"] is None else trainer["max_epochs"]
+        return
+    if not schedule["stages"]:
+        raise SettingError("schedule.stages=[]: give a stage, schedule.stages=[{epochs:5}], or null")
+    schedule["stages"] = [
+        _check_stage(f"schedule.stages[{number}]", stage) for number, stage in enumerate(schedule["stages"])
+    ]
+    epochs = sum(stage["epochs"] for stage in schedule["stages"])
+    if trainer["max_epochs"] not in (None, epochs):
+        raise SettingError(
+            f"trainer.max_epochs={trainer['max_epochs']}: the stages of the schedule have {epochs} epochs together; "
+            "give trainer.max_epochs=null"
+        )
+    trainer["max_epochs"] = epochs
+
+
+def _check_stage(prefix: str, stage: Any) -> dict[str, Any]:
+    if not isinstance(stage, Mapping):
+        raise SettingError(f"{prefix}={stage}: a stage is written {{epochs:5,freeze:body}}")
+    return _check_table(prefix, stage, Stage)

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
-from cxr.config import SCHEMAS, SOURCES, Key, RayLauncher, SlurmLauncher, keys
+from cxr.config import SCHEMAS, SOURCES, Key, RayLauncher, SlurmLauncher, Stage, keys
 
 WIDTH = 118
 
@@ -49,10 +49,18 @@ Train one configuration under several splits, and say how far each flatters it. 
 
 Each protocol is an ordinary sweep, whose command is printed, pooled out of fold by evaluate.py.
 Written to <paths.output>/protocols/<name>/<date_time>: protocols.csv, .json and .html, figures, and all runs.""",
+    "lr_find": """\
+Find a learning rate by a range test (Smith 2017). Takes every key of train.py; nothing is trained.
+
+  python -m cxr.lr_find experiment=demo
+  python -m cxr.lr_find data=chest_xray model=resnet18 lr_find.num_steps=200
+  python -m cxr.lr_find schedule.stages=[{epochs:1,freeze:body},{epochs:9}] lr_find.stage=2
+
+Written to <paths.output>/lr_find/<name>/<date_time>: lr_find.png, lr_find.csv.""",
 }
 
 # Choices that are no section of the schema.
-FURTHER_CHOICES = {"train": ("experiment", "sweep"), "protocols": ("experiment",)}
+FURTHER_CHOICES = {"train": ("experiment", "sweep"), "protocols": ("experiment",), "lr_find": ("experiment",)}
 
 
 LAUNCHER = {
@@ -90,6 +98,9 @@ def help_text(program: str, conf_dir: Path) -> str:
         parts += ["\n".join(_lines(key)) for key in keys(SlurmLauncher, "hydra.launcher.") if key.metadata]
         parts += ["", "Ray runs the jobs of a multirun (hydra/launcher=ray; hydra.launcher.<key>=<value>):"]
         parts += ["\n".join(_lines(key)) for key in keys(RayLauncher, "hydra.launcher.") if key.metadata]
+    if "schedule" in names:
+        parts += ["", "Keys of a stage (schedule.stages=[{epochs:1,freeze:body},{epochs:9,lr:[1e-5,1e-3]}]):"]
+        parts += ["\n".join(_lines(key)) for key in keys(Stage)]
     parts += ["", "Options of the sources (data.sources.<name>.<key>=<value>):"]
     for kind, source in SOURCES.items():
         parts.append(f"\n  kind: {kind}")

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from cxr.audit.audit import Audit
     from cxr.evaluation.evaluate import EvaluationResult
     from cxr.pipeline.datamodule import CXRDataModule
+    from cxr.training.lr_finder import LrCurve
     from cxr.training.module import CXRModule
 
 
@@ -124,10 +125,30 @@ def report_trainer(trainer: pl.Trainer) -> None:
         logger.log_hyperparams({"resolved": {"device": device, "precision": str(trainer.precision)}})
 
 
+def say(line: str) -> None:
+    """Print one line of the course of a training."""
+    _console().print(escape(line))
+
+
+def report_range_test(run: OpenRun, stage: str, curve: LrCurve, taken: float) -> None:
+    """Say which rate a range test gave a stage; draw its curve, in the run and where the run is tracked."""
+    from cxr.evaluation.range_test_figure import draw_range_test, write_range_test
+    from cxr.training.tracking import show_figure
+
+    name = f"lr_find_{stage.replace(' ', '_')}"
+    path = run.directory.figures_dir / f"{name}.png"
+    write_range_test(curve, path.with_suffix(".csv"))
+    draw_range_test(curve, path, stage)
+    show_figure(run.logger, name, path)
+    suggests = f"suggests no rate ({curve.useless}); optimizer.lr is taken," if curve.useless else "suggests"
+    say(f"{stage}: the range test {suggests} {taken:.2g} ({os.path.relpath(path)})")
+
+
 def report_run(run: OpenRun, trainer: pl.Trainer) -> None:
     """Score the best checkpoint on validation, print its metrics, and say how to evaluate it."""
     if not run.first:
         return
+    from cxr.evaluation.comparison.finished_runs import duration
     from cxr.evaluation.evaluate import evaluate_run
     from cxr.evaluation.summary import metrics_table
     from cxr.training.callbacks import BestCheckpoint
@@ -135,7 +156,18 @@ def report_run(run: OpenRun, trainer: pl.Trainer) -> None:
 
     on_cpu = trainer.strategy.root_device.type == "cpu"
     best = next(callback for callback in trainer.callbacks if isinstance(callback, BestCheckpoint))  # type: ignore[attr-defined]
-    summarise(run.logger, best.best_metrics, best.best_epoch)
+    module: CXRModule = trainer.lightning_module  # type: ignore[assignment]
+    data: CXRDataModule = trainer.datamodule  # type: ignore[attr-defined]
+    epochs, seconds = duration(run.directory.history_path)
+    cost = {
+        "epochs": epochs,
+        "seconds": seconds,
+        "seconds_per_epoch": seconds / epochs if epochs and seconds is not None else None,
+        "parameters": sum(parameter.numel() for parameter in module.parameters()),
+        "train_images": sum(data.class_counts["train"].values()),
+    }
+    summarise(run.logger, best.best_metrics, best.best_epoch, cost=cost)
+    run.send_artifacts(data.records, best.best_metrics)
     # The metrics only: pictures and subgroups of every job of a sweep would cost more than a small training.
     result = evaluate_run(run.directory.path, split="val", gpus=0 if on_cpu else None, subgroups=(), report=False)
     console = _console()

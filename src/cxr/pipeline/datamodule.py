@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,13 @@ from torch.utils.data import DataLoader
 
 from cxr.audit.same_patient import Join
 from cxr.errors import ConfigurationError, DataError
+from cxr.images.cache import prepare_images
 from cxr.images.prepare import Preparation
 from cxr.pipeline.augmentation import Augmentation, Changes
 from cxr.pipeline.balance import check_balance, class_weights
 from cxr.pipeline.batch_sampler import EpochBatches
 from cxr.pipeline.contents import Contents, read_contents
+from cxr.pipeline.prepared_records import PreparedRecords
 from cxr.pipeline.splits import SPLITS, assign_splits, leaking_groups, match_split
 
 Batch = dict[str, Tensor]
@@ -46,6 +49,7 @@ class CXRDataModule(pl.LightningDataModule):
         views: views to keep; None: all.
         download: fetch a collection that is absent, where it has a public address.
         image_size: side of the square images, pixels.
+        training_sizes: side of the training images of each epoch, the last for all that follow; None: ``image_size``.
         aspect: ``crop`` or ``pad``.
         max_unreadable: share of unreadable images above which `setup` refuses, 0 to 1.
         look_for_copies: compare all pictures before patients are divided, and join those who share one.
@@ -74,6 +78,7 @@ class CXRDataModule(pl.LightningDataModule):
         views: Sequence[str] | None = None,
         download: bool = True,
         image_size: int = 224,
+        training_sizes: Sequence[int] | None = None,
         aspect: str = "crop",
         max_unreadable: float = 0.01,
         look_for_copies: bool = True,
@@ -89,7 +94,7 @@ class CXRDataModule(pl.LightningDataModule):
         super().__init__()
         # The names under which a checkpoint keeps them: anything but plain types would not be read back.
         sources, data_dir, cache_dir = _plain(sources), str(data_dir), str(cache_dir)
-        classes, views = _plain(classes), _plain(views)
+        classes, views, training_sizes = _plain(classes), _plain(views), _plain(training_sizes)
         split, balance, augment = _plain(split or {}), _plain(balance or {}), _plain(augment or {})
         if evaluation_batch_size is None:
             evaluation_batch_size = 4 * batch_size
@@ -119,6 +124,7 @@ class CXRDataModule(pl.LightningDataModule):
         self._labelled: Contents | None = None
         self._everything: Contents | None = None
         self._current: Contents | None = None
+        self._of_size: dict[int, PreparedRecords] = {}
 
     def setup(self, stage: str | None = None) -> None:
         """Read, divide and prepare, once.
@@ -224,10 +230,50 @@ class CXRDataModule(pl.LightningDataModule):
         return leaking_groups(records, records["split"])
 
     def train_dataloader(self) -> DataLoader[Batch]:
+        """Of the epoch that begins; Lightning asks for every epoch anew where their sizes differ."""
         batches = self._batches("train")
         if self.trainer is not None:
             batches.resume(self.trainer)
-        return self._loader(batches)
+        return self._loader(batches, self._training_records(batches.epoch))
+
+    def training_batches(self, device: torch.device) -> Iterator[Batch]:
+        """Training batches without end, as a training that begins here would see them, apart from the training itself.
+
+        Short epochs are repeated, each in an order and with changes of its own.
+        """
+        first = 0 if self.trainer is None else self.trainer.current_epoch
+        records = self._training_records(first)
+        for epoch in itertools.count(first):
+            batches = self._batches("train")
+            batches.set_epoch(epoch)
+            for index in batches:
+                batch = {name: tensor.to(device) for name, tensor in records[index].items()}
+                if not self.augmentation.is_identity:
+                    drawn = self.augmentation.draw(index, seed=self.hparams["seed"], epoch=epoch)
+                    changes = Changes(drawn.homographies.to(device), drawn.tables.to(device))
+                    batch["image"] = self.augmentation.apply(batch["image"], changes)
+                yield batch
+
+    def _training_records(self, epoch: int) -> PreparedRecords:
+        """The records with the training images of an epoch."""
+        contents, sizes = self._contents(), self.hparams["training_sizes"]
+        size = self.hparams["image_size"] if sizes is None else sizes[min(epoch, len(sizes) - 1)]
+        if size == self.hparams["image_size"]:
+            return contents.dataset
+        if size not in self._of_size:
+            records = contents.manifest.records
+            images = prepare_images(
+                records["path"].tolist(),
+                records["sha256"].tolist(),
+                Preparation(size, self.hparams["aspect"]),
+                self.hparams["cache_dir"],
+                progress=self.hparams["progress"],
+            )
+            if (images.rows < 0).any():
+                path, reason = images.unreadable[0]
+                raise DataError(f"{path}: {reason}; it could be read when the training began")
+            self._of_size[size] = PreparedRecords(images, contents.dataset.labels)
+        return self._of_size[size]
 
     def val_dataloader(self) -> DataLoader[Batch]:
         num_records = int((self.records["split"] == "val").sum())
@@ -237,16 +283,16 @@ class CXRDataModule(pl.LightningDataModule):
                 f"data.split: {num_records} validation records for {self.trainer.world_size} processes; use fewer "
                 "processes, or raise data.split.val_fraction"
             )
-        return self._loader(self._batches("val"))
+        return self._loader(self._batches("val"), self._contents().dataset)
 
     def test_dataloader(self) -> DataLoader[Batch]:
         if not (self.records["split"] == "test").any():
             raise DataError("data.split: no record was kept for the test; set data.split.test_fraction above 0")
-        return self._loader(self._batches("test"))
+        return self._loader(self._batches("test"), self._contents().dataset)
 
     def predict_dataloader(self) -> DataLoader[Batch]:
         """Every record, also those without a label."""
-        return self._loader(self._batches(None))
+        return self._loader(self._batches(None), self._contents().dataset)
 
     def _batches(self, split: str | None) -> EpochBatches:
         contents = self._contents()
@@ -265,10 +311,10 @@ class CXRDataModule(pl.LightningDataModule):
             world_size=1 if self.trainer is None else self.trainer.world_size,
         )
 
-    def _loader(self, batches: EpochBatches) -> DataLoader[Batch]:
+    def _loader(self, batches: EpochBatches, records: PreparedRecords) -> DataLoader[Batch]:
         num_workers = self.hparams["num_workers"]
         return DataLoader(
-            self._contents().dataset,
+            records,
             sampler=batches,
             batch_size=None,
             num_workers=num_workers,

@@ -16,10 +16,12 @@ from cxr.errors import ConfigurationError, DivergedError
 from cxr.training.agreement import is_distributed, rows_of_all
 from cxr.training.backbones import LoadedWeights, create_backbone
 from cxr.training.fused_inference import FusedNetwork, fuse_for_inference
+from cxr.training.layer_groups import layer_groups
 from cxr.training.losses import TrainingLoss, evaluation_losses
 from cxr.training.metrics import classification_metrics
 from cxr.training.optimizers import build_optimizer, parameter_groups
-from cxr.training.schedules import build_schedule
+from cxr.training.schedules import StagedSchedule
+from cxr.training.stage_plan import Stage, build_stages
 
 Batch = Mapping[str, Tensor]
 
@@ -41,7 +43,8 @@ class CXRModule(pl.LightningModule):
         image_size, aspect: how images were prepared (pixels of a side; ``crop`` or ``pad``), kept for serving.
         pretrained, weights, drop_rate, channels_last: see `create_backbone`.
         optimizer: keyword arguments of `build_optimizer`.
-        schedule: keyword arguments of `build_schedule`.
+        schedule: ``name``, ``stages`` (see `cxr.training.stage_plan.build_stages`; None or absent: one of all epochs)
+            and keyword arguments of `StagedSchedule`.
         loss: ``label_smoothing``.
         class_weights: C weights of the training loss, or None.
 
@@ -193,11 +196,13 @@ class CXRModule(pl.LightningModule):
         self._check_losses()
         optimizer = self.optimizers(use_pl_optimizer=False)
         assert isinstance(optimizer, torch.optim.Optimizer)
-        group = optimizer.param_groups[0]
+        group = optimizer.param_groups[-1]
         momentum = group["betas"][0] if "betas" in group else group["momentum"]
         outputs = self._outputs["train"]
         loss = float(rows_of_all(outputs[-1][3].view(1)).mean()) if outputs else math.nan
-        return {"train/loss_step": loss, "lr": float(group["lr"]), "momentum": float(momentum)}
+        rates = {f"lr/group_{each['layer_group']}": float(each["lr"]) for each in optimizer.param_groups
+                 if "layer_group" in each}  # fmt: skip
+        return {"train/loss_step": loss, "lr": float(group["lr"]), "momentum": float(momentum), **rates}
 
     def _check_losses(self) -> None:
         """Refuse a loss that is not finite; where the device works ahead, called only when it is waited for anyway."""
@@ -215,7 +220,7 @@ class CXRModule(pl.LightningModule):
         batch = int((~finite).any(dim=0).nonzero()[0])
         value = float(values[~finite[:, batch], batch][0])
         optimizer = self.optimizers(use_pl_optimizer=False)
-        lr = optimizer.param_groups[0]["lr"] if isinstance(optimizer, torch.optim.Optimizer) else math.nan
+        lr = optimizer.param_groups[-1]["lr"] if isinstance(optimizer, torch.optim.Optimizer) else math.nan
         raise DivergedError(
             f"the training loss is {value} in batch {first + batch} of epoch {self.current_epoch}"
             f" (optimizer step {self.global_step}, learning rate {lr:.3g}); lower optimizer.lr"
@@ -311,22 +316,42 @@ class CXRModule(pl.LightningModule):
             for buffer in self.network.buffers():
                 torch.distributed.broadcast(buffer, src=0)
 
-    def configure_optimizers(self) -> Any:
-        schedule = dict(self.hparams["schedule"])
-        optimizer = build_optimizer(
-            parameter_groups(self.network, self.hparams["optimizer"].get("weight_decay", 0.01)),
+    @property
+    def stages(self) -> list[Stage]:
+        """The stages of the training; one where none were given."""
+        schedule = self.hparams["schedule"]
+        given = schedule.get("stages") or [{"epochs": self.trainer.max_epochs}]
+        lr = self.hparams["optimizer"].get("lr", 1e-3)
+        return build_stages(given, lr=lr, schedule=schedule.get("name", "one_cycle"))
+
+    def build_optimizer(self) -> torch.optim.Optimizer:
+        """An optimizer of what is trained, with groups of their own for the layer groups where a stage needs that."""
+        apart = any(stage.discriminates for stage in self.stages)
+        return build_optimizer(
+            parameter_groups(
+                self.network,
+                self.hparams["optimizer"].get("weight_decay", 0.01),
+                layer_groups(self.network) if apart else None,
+            ),
             fused=self._can_fuse(),
             **self.hparams["optimizer"],
         )
-        total_steps = self.trainer.estimated_stepping_batches
-        if not math.isfinite(total_steps):
+
+    def configure_optimizers(self) -> Any:
+        epochs = self.trainer.max_epochs
+        if epochs is None or epochs < 1:
             raise ConfigurationError("trainer.max_epochs: a schedule needs an end; give a number of epochs")
+        stages = self.stages
+        if sum(stage.epochs for stage in stages) != epochs:
+            raise ConfigurationError(
+                f"trainer.max_epochs={epochs}: schedule.stages have {sum(stage.epochs for stage in stages)} epochs"
+            )
+        optimizer = self.build_optimizer()
+        options = {name: value for name, value in self.hparams["schedule"].items() if name not in ("name", "stages")}
+        steps = int(self.trainer.estimated_stepping_batches) // epochs
         return {
             "optimizer": optimizer,
-            "lr_scheduler": {
-                "scheduler": build_schedule(optimizer, int(total_steps), **schedule),
-                "interval": "step",
-            },
+            "lr_scheduler": {"scheduler": StagedSchedule(optimizer, stages, steps, **options), "interval": "step"},
         }
 
     def _can_fuse(self) -> bool:

@@ -94,6 +94,10 @@ class RunDirectory:
     def tracking_dir(self) -> Path:
         return self.path / "tracking"
 
+    @property
+    def tracked_path(self) -> Path:
+        return self.path / "tracking.json"
+
     @classmethod
     def create(cls, output_dir: str | Path, name: str) -> RunDirectory:
         """Make the directory of a run, see `make_folder`.

@@ -26,6 +26,7 @@ from cxr.training.launched import cluster_environment
 from cxr.training.progress import EpochProgress
 from cxr.training.random_state import RandomState
 from cxr.training.run_directory import RunDirectory
+from cxr.training.stage_control import StageControl
 
 # What Lightning says that does not hold here, and why.
 _WRONG_ADVICE = (
@@ -61,6 +62,9 @@ def build_trainer(
     *,
     run_dir: RunDirectory,
     max_epochs: int,
+    stage_control: StageControl | None = None,
+    sizes_differ: bool = False,
+    freezes: bool = False,
     gpus: int | None = None,
     num_processes: int | None = None,
     precision: str = "auto",
@@ -81,6 +85,9 @@ def build_trainer(
     Args:
         run_dir: receives ``checkpoints/best.ckpt`` and ``checkpoints/last.ckpt``.
         max_epochs: at least 1.
+        stage_control: begins the stages; None: there is one, of all epochs, and it freezes nothing.
+        sizes_differ: whether the training images of some epoch have another size than those of the others.
+        freezes: whether a stage freezes a part of the network.
         gpus, num_processes: see `resolve_devices`.
         precision: see `resolve_precision`.
         strategy: ``auto``, ``ddp``, or another name that Lightning knows.
@@ -108,13 +115,16 @@ def build_trainer(
         StepMonitor(log_every_n_steps),
         EpochProgress(enabled=progress),
     ]
+    if stage_control is not None:
+        callbacks.append(stage_control)  # behind the progress, which says first how the last stage ended
     if early_stopping_patience is not None:
         callbacks.append(BestEarlyStopping(early_stopping_patience))
     callbacks.append(EndBetweenBatches(run_dir.last_checkpoint_path))
     return pl.Trainer(
         **devices,
         precision=precision,  # type: ignore[arg-type]
-        strategy=_strategy(strategy, devices["accelerator"]),
+        strategy=_strategy(strategy, devices["accelerator"], freezes=freezes),
+        reload_dataloaders_every_n_epochs=int(sizes_differ),
         num_nodes=num_nodes,
         max_epochs=max_epochs,
         accumulate_grad_batches=accumulate_grad_batches,
@@ -143,7 +153,7 @@ def silence_wrong_advice() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
-def _strategy(name: str, accelerator: str) -> str | Strategy:
+def _strategy(name: str, accelerator: str, *, freezes: bool) -> str | Strategy:
     if name != "ddp":
         return name
     return DDPStrategy(
@@ -151,8 +161,8 @@ def _strategy(name: str, accelerator: str) -> str | Strategy:
         # The module shares the statistics before each evaluation; sharing them in every forward would also hang where
         # the processes have different numbers of validation batches.
         broadcast_buffers=False,
-        # All gradients of the network are used in every step.
-        find_unused_parameters=False,
+        # All gradients of the network are used in every step, unless a stage freezes some.
+        find_unused_parameters=freezes,
         gradient_as_bucket_view=True,
         timeout=timedelta(minutes=10),
     )
