@@ -284,7 +284,11 @@ def with_failures(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int, 
     for name, changes in kinds.items():
         text = "# @package _global_\ndefaults:\n  - demo\n  - _self_\n\n" + yaml.safe_dump(changes)
         (folder / "conf" / "experiment" / f"{name}.yaml").write_text(text)
-    words = [word for word in TINY if not word.startswith(("experiment=", "trainer.", "logger=", "data.sources"))]
+    words = [
+        word
+        for word in TINY
+        if not word.startswith(("experiment=", "trainer.", "schedule.", "logger=", "data.sources"))
+    ]
     process = start(
         "-m",
         f"experiment={','.join(kinds)}",
