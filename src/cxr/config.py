@@ -391,7 +391,7 @@ class TrainConfig:
     sweep: Sweep = setting(Sweep(), "where the jobs of a multirun (-m) go")
     resume: str | None = setting(
         None,
-        "directory of a run that goes on from the end of its last whole epoch, with the settings that it has",
+        "directory of a run that goes on from its last checkpoint, with the settings that it has",
         changes_result=False,
     )
 
