@@ -96,6 +96,7 @@ def note_lost(job: SweepJob, reason: str) -> bool:
         job.reason = _said(told) + (f" ({reason})" if told["status"] == "interrupted" else "")
         return False
     job.reason = reason
+    job.directory.path.mkdir(parents=True, exist_ok=True)
     job.directory.write_status("failed", reason=reason, exit_status=1)
     return True
 
