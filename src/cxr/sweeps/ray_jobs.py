@@ -116,7 +116,8 @@ class RaySupervisor:
         try:
             note_end(job, ray.get(task))
         except ray.exceptions.RayError as error:
-            lost = note_lost(job, f"Ray: {' '.join(str(error).split())[:200]}")
+            text = " ".join(str(error).split())[:200]
+            lost = note_lost(job, f"Ray: {text or type(error).__name__}")
             if lost and self._asked is None:
                 subprocess.run([*job.end_command, "1"], capture_output=True, timeout=120)
         self._display.changed(job)
