@@ -52,6 +52,7 @@ MISTAKES = [
     (["--frobnicate"], ["--frobnicate", "--help"]),
     (["--config-name", "nosuch"], ["nosuch"]),
     (["-m", "trainer.strategy=ddp", "seed=1,2", "hydra/launcher=basic"], ["trainer.strategy=ddp", "hydra/launcher"]),
+    (["-m", "seed=1,2", "hydra/launcher=slurm", "hydra.launcher.timeout_min=0"], ["hydra.launcher.timeout_min=0"]),
     (["-m", "seed=1,2", "hydra/launcher=basic", "sweep.name=a"], ["sweep.name=a", "hydra/launcher=process"]),
     (["-m", "seed=1,2", "hydra.launcher.n_jobs=0"], ["hydra.launcher.n_jobs=0", "at least 1"]),
     (["sweep.name=a"], ["sweep.name=a", "-m"]),
@@ -84,6 +85,7 @@ def test_a_mistake_ends_in_one_line(words: list[str], named: list[str], tmp_path
         (["run=x", "tracking=none", "tracking_thumbnails=true"], ["tracking_thumbnails=true", "tracking=none"]),
         (["run=x", "data=phantom", "data.image_size=64"], ["data.image_size=64", "checkpoint"]),
         (["-m", "run=x", "split=val,test", "hydra/launcher=process"], ["hydra/launcher=process"]),
+        (["-m", "run=x", "split=val,test", "hydra/launcher=slurm"], ["hydra/launcher=slurm"]),
     ],
 )
 def test_evaluate_names_the_mistake(words: list[str], named: list[str], tmp_path: Path) -> None:

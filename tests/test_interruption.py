@@ -38,7 +38,7 @@ def start(how: str) -> subprocess.Popen[str]:
     return process
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR2, 140)])
 def test_at_once_where_nothing_is_deferred(number: signal.Signals, status: int) -> None:
     process = start("at once")
     process.send_signal(number)

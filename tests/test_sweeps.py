@@ -234,6 +234,46 @@ def test_a_run_that_was_killed_goes_on_and_ends_like_an_undisturbed_one(
     assert "finished" in finished.stderr
 
 
+# train.py, which gets a signal in a certain training step, as if it came from outside.
+TOLD_TO_END = """
+import os, runpy, signal, sys
+from cxr.training.module import CXRModule
+
+step, told = CXRModule.training_step, getattr(signal, sys.argv.pop(1))
+
+def told_in_step(self, batch, batch_idx):
+    if self.current_epoch == 2 and batch_idx == 1:
+        os.kill(os.getpid(), told)
+    return step(self, batch, batch_idx)
+
+CXRModule.training_step = told_in_step
+sys.argv[:] = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_a_run_that_was_told_to_end_goes_on_with_the_next_batch(
+    undisturbed: tuple[Path, subprocess.CompletedProcess[str], Watch], tmp_path: Path
+) -> None:
+    expected = undisturbed[0]
+    # Processes that read ahead begin before the checkpoint says where.
+    words = [*TINY, "seed=1", f"paths.cache={expected.parents[1] / 'cache'}", "data.num_workers=2"]
+    told = subprocess.run(
+        [sys.executable, "-c", TOLD_TO_END, "SIGTERM", str(ROOT / "train.py"), *words],
+        cwd=tmp_path,
+        env=environment(),
+        timeout=240,
+    )
+    assert told.returncode == 143
+    (run_dir,) = (tmp_path / "outputs" / "demo").iterdir()
+    assert (status_of(run_dir)["status"], num_epochs(run_dir)) == ("interrupted", 2)
+    step = torch.load(run_dir / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
+    assert step == pd.read_csv(run_dir / "history.csv")["step"].iloc[-1] + 2, "in the middle of the third epoch"
+    done = run(f"resume={run_dir}", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert_same_run(expected / "0", run_dir)
+
+
 @pytest.fixture(scope="module")
 def with_failures(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int, str, str]:
     """A sweep over experiments of which one succeeds, in two processes; its folder, exit status and output."""

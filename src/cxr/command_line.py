@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,15 +27,18 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from cxr.allocator import tune_allocator
-from cxr.config import COMMANDS, FIXED_BY_CHECKPOINT, FIXED_BY_PROTOCOL, SCHEMAS, keys
-from cxr.config_check import SettingError, check, check_key, check_value, explain, nearest
+from cxr.config import COMMANDS, FIXED_BY_CHECKPOINT, FIXED_BY_PROTOCOL, SCHEMAS, RayLauncher, SlurmLauncher, keys
+from cxr.config_check import SettingError, check, check_key, check_range, check_value, explain, nearest
 from cxr.errors import ConfigurationError, CxrError
 from cxr.help_text import help_text
 from cxr.interruption import listen
 from cxr.resumption import require_resumable
 from cxr.search_space import check_options, read_space, require_optuna
 from cxr.sweeps.child import Membership, join_sweep
+from cxr.sweeps.ray_jobs import require_ray
+from cxr.sweeps.slurm_queue import require_slurm
 from cxr.sweeps.space import Space
+from cxr.training.launched import by_torchrun
 from cxr.training.run_directory import RunDirectory
 from cxr.training.stage_plan import build_stages
 
@@ -97,12 +100,14 @@ def launch(
     place = join_sweep() if program == "train" else None
     try:
         # What another process has started is checked, and what further processes of a run would check it holds itself.
-        checked = place is not None or (program == "train" and RunDirectory.join() is not None)
+        checked = place is not None or (program == "train" and RunDirectory.is_joined())
         if program == "train" and not checked:
             arguments = _with_what_was_typed_first(arguments)
         flags, unknown = get_args_parser().parse_known_args(arguments)
         if unknown:
             raise ConfigurationError(f"{unknown[0]}: there is no such flag; see {COMMANDS[program]} --help")
+        if flags.multirun and by_torchrun():
+            raise ConfigurationError("torchrun: starts the processes of one run; start a multirun without it")
         asks_hydra = flags.hydra_help or flags.shell_completion
         if not asks_hydra and not checked:
             config_name = flags.config_name if flags.config_name is not None else program
@@ -168,17 +173,17 @@ class _Task:
         compose: Callable[[Sequence[str]], DictConfig],
         batch: Sequence[Sequence[str]],
         first_number: int,
-        *,
-        n_jobs: int | None,
-        gpus_per_job: int | None,
+        options: Mapping[str, Any],
     ) -> list[float]:
         """Run a batch of jobs, each as a process; see `cxr.sweep_jobs.run_jobs`.
 
         Args:
             config: of the whole sweep.
             compose: the configuration of a job from its overrides.
+            options: the keys below ``hydra.launcher``.
         """
         from cxr.sweep_jobs import hold_sweep, run_jobs
+        from cxr.sweep_runners import choose_runner
 
         sweep_dir, called = Path(config.hydra.sweep.dir).absolute(), _called(config)
         jobs, refusals = [], []
@@ -189,7 +194,8 @@ class _Task:
         try:
             if first_number == 0:
                 self._held.enter_context(hold_sweep(sweep_dir))
-            done, scores = run_jobs(jobs, refusals, called, n_jobs=n_jobs, gpus_per_job=gpus_per_job)
+            runner = choose_runner([job.settings for job in jobs], sweep_dir, options)
+            done, scores = run_jobs(jobs, refusals, called, runner)
         except CxrError as error:
             raise SystemExit(_say(error)) from None
         self.jobs += done
@@ -396,7 +402,8 @@ def _check_before_start(
                 require_resumable(settings["resume"], settings)
         elif multirun and _starts_processes(config):
             raise ConfigurationError(
-                f"hydra/launcher=process: starts trainings only; {COMMANDS[program]} -m works in one process"
+                f"hydra/launcher={_launcher(config).removesuffix('Launcher').lower()}: starts trainings only; "
+                f"{COMMANDS[program]} -m works in one process"
             )
         tried = [(name, value) for name, values in sweeps.items() for value in values]
         for name, value in tried[:MAX_VALUES_TRIED]:
@@ -404,8 +411,12 @@ def _check_before_start(
             _compose(config_name, [*where, *single, *others, f"{name}={value}"], program)
 
 
+def _launcher(config: DictConfig) -> str:
+    return str(OmegaConf.select(config, "hydra.launcher._target_")).rpartition(".")[2]
+
+
 def _starts_processes(config: DictConfig) -> bool:
-    return str(OmegaConf.select(config, "hydra.launcher._target_")).endswith(".ProcessLauncher")
+    return _launcher(config) in ("ProcessLauncher", "SlurmLauncher", "RayLauncher")
 
 
 def _check_search(config: DictConfig, typed: Sequence[str], program: str, multirun: bool) -> None:
@@ -426,7 +437,7 @@ def _check_search(config: DictConfig, typed: Sequence[str], program: str, multir
         return
     if not multirun:
         raise ConfigurationError(f"hydra/sweeper=optuna: belongs to a multirun, {COMMANDS['train']} -m")
-    if program != "train" or not _starts_processes(config):
+    if program != "train" or _launcher(config) != "ProcessLauncher":
         raise ConfigurationError("hydra/sweeper=optuna: searches with train.py and hydra/launcher=process only")
     require_optuna()
     options = {str(name): value for name, value in sweeper.items()}
@@ -450,7 +461,7 @@ def _check_sweep(config: DictConfig, settings: dict[str, Any], multirun: bool) -
     if sweep["resume"] is not None and not Path(sweep["resume"]).is_dir():
         raise ConfigurationError(f"sweep.resume={sweep['resume']}: there is no such folder")
     if not _starts_processes(config):
-        basic = str(OmegaConf.select(config, "hydra.launcher._target_")).rpartition(".")[2]
+        basic = _launcher(config)
         if given is not None:
             raise ConfigurationError(f"{given}: with {basic}, a sweep cannot go on; it needs hydra/launcher=process")
         if settings["trainer"]["strategy"] == "ddp":
@@ -459,10 +470,33 @@ def _check_sweep(config: DictConfig, settings: dict[str, Any], multirun: bool) -
                 "leave out hydra/launcher"
             )
         return
+    if _launcher(config) in _CLUSTERS:
+        _check_cluster(config)
+        return
     for key in ("n_jobs", "gpus_per_job"):
         value = OmegaConf.select(config, f"hydra.launcher.{key}")
         if value is not None and value < 1:
             raise ConfigurationError(f"hydra.launcher.{key}={value}: give at least 1, or null")
+
+
+# Launchers that give jobs to others: their keys, and what they cannot do without.
+_CLUSTERS: dict[str, tuple[type, Callable[[], None]]] = {
+    "SlurmLauncher": (SlurmLauncher, require_slurm),
+    "RayLauncher": (RayLauncher, require_ray),
+}
+
+
+def _check_cluster(config: DictConfig) -> None:
+    schema, require = _CLUSTERS[_launcher(config)]
+    options = OmegaConf.to_container(config.hydra.launcher)
+    assert isinstance(options, dict)
+    for key in keys(schema, "hydra.launcher."):
+        if key.metadata:
+            try:
+                check_range(key, options[key.name.rpartition(".")[2]])
+            except SettingError as error:
+                raise ConfigurationError(str(error)) from None
+    require()
 
 
 def _parse(overrides: Sequence[str]) -> list[Override]:

@@ -450,7 +450,7 @@ class TrainConfig:
     sweep: Sweep = setting(Sweep(), "where the jobs of a multirun (-m) go")
     resume: str | None = setting(
         None,
-        "directory of a run that goes on from the end of its last whole epoch, with the settings that it has",
+        "directory of a run that goes on from its last checkpoint, with the settings that it has",
         changes_result=False,
     )
 
@@ -574,6 +574,47 @@ class OptunaSweeper:
     params: dict[str, Any] = setting({}, "what is searched, as on the command line: key -> values")
     conditions: dict[str, Any] = setting(
         {}, "keys that are searched only where another has a value: {optimizer.momentum: {optimizer.name: sgd}}"
+    )
+
+
+# ----------------------------------------------------------------------------------------------------------- slurm
+
+
+@dataclass
+class SlurmLauncher:
+    """The keys below ``hydra.launcher`` with ``hydra/launcher=slurm``."""
+
+    _target_: str = "hydra_plugins.slurm_launcher.SlurmLauncher"
+    partition: str | None = setting(None, "where the jobs run; null: the default partition of the cluster")
+    account: str | None = setting(None, "who pays; null: your default account")
+    qos: str | None = setting(None, "quality of service; null: the default")
+    timeout_min: int = setting(240, "time limit of a job, minutes; it goes on in another when that is over", at_least=1)
+    cpus_per_task: int | None = setting(None, "cores of each process; null: as the cluster deals them out", at_least=1)
+    mem_gb: float | None = setting(None, "memory on each machine, GB; null: as the cluster deals it out", above=0)
+    gpus_per_node: int | None = setting(
+        None, "GPUs on each machine; null: as trainer.gpus asks, one where that is null and there are any", at_least=0
+    )
+    array_parallelism: int | None = setting(None, "jobs side by side; null: as many as Slurm lets", at_least=1)
+    signal_delay_s: int = setting(
+        120, "so long before the time limit a job ends by itself, to go on in another; seconds", at_least=1
+    )
+    max_num_timeout: int = setting(20, "how often a job may reach its time limit and go on", at_least=0)
+    setup: list[str] = setting([], "commands before the job, such as 'module load cuda'")
+    srun_args: list[str] = setting([], "further arguments of srun")
+    additional_parameters: dict[str, Any] = setting(
+        {}, "further options of sbatch: hydra.launcher.additional_parameters='{constraint: a100, exclusive: true}'"
+    )
+
+
+@dataclass
+class RayLauncher:
+    """The keys below ``hydra.launcher`` with ``hydra/launcher=ray``."""
+
+    _target_: str = "hydra_plugins.ray_launcher.RayLauncher"
+    address: str | None = setting(None, "a Ray cluster (auto: the one of this machine); null: one for this sweep")
+    num_cpus_per_job: int = setting(1, "cores that each job takes of what Ray has", at_least=1)
+    num_gpus_per_job: int | None = setting(
+        None, "GPUs that each job takes; null: as trainer.gpus asks, none where that is null", at_least=0
     )
 
 

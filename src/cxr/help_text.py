@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
-from cxr.config import SCHEMAS, SOURCES, Key, OptunaSweeper, Stage, keys
+from cxr.config import SCHEMAS, SOURCES, Key, OptunaSweeper, RayLauncher, SlurmLauncher, Stage, keys
 
 WIDTH = 118
 
@@ -19,7 +19,7 @@ Train a classifier of chest radiographs; the test set stays closed.
   python train.py -m optimizer.lr=1e-4,1e-3 balance=none,oversample
                                                        a multirun: every combination, a table at the end
   python train.py -m <...> sweep.name=<name>           typed again, it goes on where it was stopped
-  python train.py resume=<run>                         a run goes on from its last whole epoch
+  python train.py resume=<run>                         a run goes on from its last checkpoint
   python train.py --config-dir <run> --config-name config
                                                        a run again, from its own directory""",
     "evaluate": """\
@@ -100,6 +100,10 @@ def help_text(program: str, conf_dir: Path) -> str:
         ]
         searching = [key for key in keys(OptunaSweeper, "hydra.sweeper.") if "meaning" in key.metadata]
         parts += ["\n".join(_lines(key)) for key in searching]
+        parts += ["", "Slurm runs the jobs of a multirun (hydra/launcher=slurm; hydra.launcher.<key>=<value>):"]
+        parts += ["\n".join(_lines(key)) for key in keys(SlurmLauncher, "hydra.launcher.") if key.metadata]
+        parts += ["", "Ray runs the jobs of a multirun (hydra/launcher=ray; hydra.launcher.<key>=<value>):"]
+        parts += ["\n".join(_lines(key)) for key in keys(RayLauncher, "hydra.launcher.") if key.metadata]
     if "schedule" in names:
         parts += ["", "Keys of a stage (schedule.stages=[{epochs:1,freeze:body},{epochs:9,lr:[1e-5,1e-3]}]):"]
         parts += ["\n".join(_lines(key)) for key in keys(Stage)]

@@ -22,6 +22,7 @@ from cxr.resumption import OF_THE_CALL
 from cxr.run_names import job_name, single_name
 from cxr.training.accelerators import resolve_devices, resolve_precision
 from cxr.training.environment import describe_environment
+from cxr.training.launched import require_fitting
 from cxr.training.run_directory import RunDirectory
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ defaults:
 """
 
 
-SIGNALLED = (130, 143)  # what a program ends with after SIGINT and SIGTERM, see `cxr.interruption`
+SIGNALLED = (130, 143, 140)  # what a program ends with after a signal, see `cxr.interruption`
 
 
 @dataclass
@@ -175,6 +176,7 @@ def open_run(job: Job) -> Iterator[OpenRun]:
     settings, trainer = job.settings, job.settings["trainer"]
     devices = resolve_devices(trainer["gpus"], strategy=trainer["strategy"], num_processes=trainer["num_processes"])
     resolve_precision(trainer["precision"], devices["accelerator"])
+    require_fitting(devices["devices"], trainer["num_nodes"], trainer["strategy"])
     joined = RunDirectory.join()
     if joined is not None:
         yield OpenRun(job, joined, first=False)

@@ -191,7 +191,8 @@ class _Search:
         job = Job({}, [*self._fixed, *_words(asked.values)], self._sweep_dir, asked.number)
         settings, refusal = self._settle(job.overrides)
         label = ", ".join(f"{name}={as_label(value)}" for name, value in asked.values.items())
-        entry = build_entry(job, settings, label, self._program, gpus=self._gpus)
+        entry = build_entry(job, settings, label, self._program)
+        entry.gpus = self._gpus
         entry.environment = trial_environment(
             storage=self._storage,
             sweep_dir=self._sweep_dir,

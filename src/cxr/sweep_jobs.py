@@ -17,11 +17,10 @@ from cxr.command_line import Job
 from cxr.errors import ConfigurationError
 from cxr.evaluation.comparison.search_record import RECORD
 from cxr.resumption import identity, kept_settings
-from cxr.sweeps.devices import DevicePool, default_num_jobs, gpus_of_job, visible_gpus
+from cxr.sweep_runners import Runner
 from cxr.sweeps.display import Display
 from cxr.sweeps.job import SweepJob, best_auroc, note_refusal
 from cxr.sweeps.plan import differing, find_places
-from cxr.sweeps.supervisor import Supervisor
 from cxr.training.run_directory import RunDirectory
 
 
@@ -47,9 +46,7 @@ def run_jobs(
     jobs: Sequence[Job],
     refusals: Sequence[str | None],
     program: Sequence[str],
-    *,
-    n_jobs: int | None,
-    gpus_per_job: int | None,
+    runner: Runner,
 ) -> tuple[list[Job], list[float]]:
     """Run the jobs of one batch, except those that are finished, and wait for all.
 
@@ -57,13 +54,13 @@ def run_jobs(
         jobs: as they were typed, with the numbers that they have where all are new.
         refusals: why a job cannot begin; None where it can.
         program: its path and its flags; the overrides of a job follow.
-        n_jobs, gpus_per_job: see `ProcessLauncherConf`.
+        runner: see `cxr.sweep_runners.choose_runner`.
 
     Returns:
         The jobs with the numbers that they have got, and the best validation AUROC of each (NaN: there is none).
 
     Raises:
-        ConfigurationError: there are not so many GPUs, a run of the sweep goes on somewhere, or the folder is that of a
+        ConfigurationError: the runner refuses them, a run of the sweep goes on somewhere, or the folder is that of a
             search.
         SystemExit: after SIGINT or SIGTERM.
     """
@@ -73,21 +70,21 @@ def run_jobs(
         raise ConfigurationError(
             f"sweep folder {os.path.relpath(sweep_dir)}: is that of a search; give another sweep.name"
         )
-    gpus = visible_gpus() if any(job.settings and job.settings["trainer"]["gpus"] != 0 for job in jobs) else []
-    gpus_of_jobs = [
-        gpus_of_job(job.settings["trainer"]["gpus"], gpus_per_job, len(gpus)) if job.settings else 0 for job in jobs
-    ]
-    num_jobs = default_num_jobs(gpus_of_jobs, len(gpus)) if n_jobs is None else n_jobs
+
+    def identify(run: RunDirectory) -> str | None:
+        kept = kept_settings(run)
+        return runner.alive.get(int(run.path.name)) if kept is None else identity(kept)
+
     with Display() as display:
         identities = [identity(job.settings) if job.settings else None for job in jobs]
-        places = find_places(sweep_dir, identities, jobs[0].number, _identify, display.say)
+        places = find_places(sweep_dir, identities, jobs[0].number, identify, display.say, runner.alive)
         jobs = [replace(job, number=place.number) for job, place in zip(jobs, places, strict=True)]
         names = differing([job.chosen for job in jobs])
         entries = []
-        for job, place, number_of_gpus, refusal in zip(jobs, places, gpus_of_jobs, refusals, strict=True):
+        for job, place, refusal in zip(jobs, places, refusals, strict=True):
             label = ", ".join(f"{name}={job.chosen[name]}" for name in names if name in job.chosen)
-            entry = build_entry(job, job.settings, label, program, gpus=number_of_gpus)
-            entry.continues = place.standing == "stopped"
+            entry = build_entry(job, job.settings, label, program)
+            entry.continues, entry.attached = place.standing == "stopped", place.standing == "running"
             if refusal is not None:
                 note_refusal(entry, refusal)
             elif place.standing == "finished":
@@ -98,7 +95,7 @@ def run_jobs(
                 display.changed(entry)
             entries.append(entry)
         try:
-            Supervisor(num_jobs, DevicePool(gpus, num_jobs, gpus_of_jobs), display).run(entries)
+            runner.run(entries, identities, display)
         except SystemExit:
             say_how_to_go_on(display, sweep_dir)
             raise
@@ -107,14 +104,13 @@ def run_jobs(
     return list(jobs), [math.nan if score is None else score for score in scores]
 
 
-def build_entry(job: Job, settings: Mapping[str, Any], label: str, program: Sequence[str], *, gpus: int) -> SweepJob:
+def build_entry(job: Job, settings: Mapping[str, Any], label: str, program: Sequence[str]) -> SweepJob:
     """The process that a job is to become.
 
     Args:
         settings: of the job, resolved; empty where it cannot begin.
         label: what sets it apart.
         program: its path and its flags.
-        gpus: how many it takes.
     """
     assert job.sweep_dir is not None
     directory = RunDirectory(job.sweep_dir / str(job.number))
@@ -124,7 +120,6 @@ def build_entry(job: Job, settings: Mapping[str, Any], label: str, program: Sequ
         label=label,
         arguments=[*program, *job.overrides, "hydra.mode=RUN"],
         end_command=[sys.executable, "-m", "cxr.record_end", str(directory.path)],
-        gpus=gpus,
     )
     if settings:
         trainer = settings["trainer"]
@@ -132,11 +127,6 @@ def build_entry(job: Job, settings: Mapping[str, Any], label: str, program: Sequ
         entry.max_epochs = trainer["max_epochs"]
         entry.processes = several if trainer["num_processes"] is None else trainer["num_processes"]
     return entry
-
-
-def _identify(run: RunDirectory) -> str | None:
-    settings = kept_settings(run)
-    return None if settings is None else identity(settings)
 
 
 def say_what_failed(entries: Sequence[SweepJob], failed: Sequence[SweepJob]) -> None:

@@ -206,6 +206,14 @@ def draw_in_process(cache_dir: str) -> list[str]:
     return list(draw(cache_dir=cache_dir, num_patients=8).records["path"])
 
 
+def test_what_another_process_is_drawing_may_be_gone_when_it_is_looked_at(tmp_path: Path) -> None:
+    drawn = draw(cache_dir=tmp_path, num_patients=3)
+    folder = Path(drawn.records["path"].iloc[0]).parent
+    (folder / ".half.part").symlink_to(folder / "gone")
+
+    assert contents(draw(cache_dir=tmp_path, num_patients=3)) == contents(drawn)
+
+
 def test_processes_that_draw_at_once_share_one_folder(tmp_path: Path) -> None:
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         answers = list(pool.map(draw_in_process, [str(tmp_path)] * 2))

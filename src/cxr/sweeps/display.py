@@ -86,14 +86,15 @@ class Display:
             score = "" if auroc is None else f", best val/auroc {auroc:.4f}"
             return f"done{score}, {_clock(job.seconds)}" if job.seconds else f"done before{score}"
         if job.state == "queued":
-            return "goes on where it stopped" if job.continues else ""
+            waits = f"waits as {job.place}" if job.place else ""
+            return ", ".join(filter(None, (waits, "goes on where it stopped" if job.continues else "")))
         epochs, auroc = read_progress(job.directory)
         if self._live is None:
-            on = f" on GPU {','.join(job.devices)}" if job.devices else ""
+            on = f" on GPU {','.join(job.devices)}" if job.devices else f" as {job.place}" if job.place else ""
             begun = f"goes on after epoch {epochs}" if job.continues and epochs else "running"
             return f"{begun}{on}, console in {os.path.relpath(job.console_path)}"
         score = "" if auroc is None or math.isnan(auroc) else f"  val/auroc {auroc:.3f}"
-        where = f"  GPU {','.join(job.devices)}" if job.devices else ""
+        where = f"  GPU {','.join(job.devices)}" if job.devices else f"  {job.place}"
         return f"epoch {epochs}/{job.max_epochs}{score}  {_clock(job.seconds)}{where}"
 
 

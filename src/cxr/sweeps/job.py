@@ -14,6 +14,8 @@ from cxr.training.run_directory import RunDirectory
 
 State = Literal["queued", "running", "done", "pruned", "failed"]
 
+_SAID = ("failed", "interrupted", "diverged")  # with these a run says itself how it ended, and why
+
 
 @dataclass
 class SweepJob:
@@ -30,6 +32,8 @@ class SweepJob:
         processes: how many it consists of, where it takes no GPU.
         continues: whether its directory holds a run that stopped.
         environment: what its process finds in its environment besides.
+        attached: whether it runs or waits already, given to Slurm by an earlier call.
+        place: where it runs, if not here.
         state, reason: how it stands; why it failed, or was pruned.
         seconds: how long it ran here.
     """
@@ -44,6 +48,8 @@ class SweepJob:
     processes: int = 1
     continues: bool = False
     environment: Mapping[str, str] = field(default_factory=dict)
+    attached: bool = False
+    place: str = ""
     state: State = "queued"
     reason: str | None = None
     seconds: float = 0.0
@@ -71,11 +77,38 @@ def note_end(job: SweepJob, return_code: int) -> None:
         job.state, job.reason = "pruned", str(told["reason"])
         return
     job.state = "failed"
-    if told.get("status") in ("failed", "interrupted", "diverged") and return_code > 0:
-        job.reason = f"{told['status']}: {told['reason']}" if told["status"] != "failed" else str(told["reason"])
+    if told.get("status") in _SAID and return_code > 0:
+        job.reason = _said(told)
         return
     job.reason = describe_end(return_code, job.console_path)
     job.directory.write_status("failed", reason=job.reason, exit_status=abs(return_code))
+
+
+def note_lost(job: SweepJob, reason: str) -> bool:
+    """Put down what became of a job that has ended elsewhere, so that nobody here saw how.
+
+    Args:
+        reason: what is known of it besides.
+
+    Returns:
+        Whether the job had not said it itself.
+    """
+    told = job.directory.read_status()
+    if told.get("status") in ("finished", "pruned"):
+        job.state, job.reason = ("done", None) if told["status"] == "finished" else ("pruned", str(told["reason"]))
+        return False
+    job.state = "failed"
+    if told.get("status") in _SAID:
+        job.reason = _said(told) + (f" ({reason})" if told["status"] == "interrupted" else "")
+        return False
+    job.reason = reason
+    job.directory.path.mkdir(parents=True, exist_ok=True)
+    job.directory.write_status("failed", reason=reason, exit_status=1)
+    return True
+
+
+def _said(told: dict[str, Any]) -> str:
+    return str(told["reason"]) if told["status"] == "failed" else f"{told['status']}: {told['reason']}"
 
 
 def note_refusal(job: SweepJob, reason: str) -> None:

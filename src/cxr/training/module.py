@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from cxr.errors import ConfigurationError, DivergedError
+from cxr.training.agreement import is_distributed, rows_of_all
 from cxr.training.backbones import LoadedWeights, create_backbone
 from cxr.training.fused_inference import FusedNetwork, fuse_for_inference
 from cxr.training.layer_groups import layer_groups
@@ -120,6 +121,7 @@ class CXRModule(pl.LightningModule):
         self.epoch_metrics: dict[str, dict[str, float]] = {}
         self._outputs: dict[str, list[tuple[Tensor, Tensor, Tensor, Tensor]]] = {"train": [], "val": [], "test": []}
         self._num_checked = 0
+        self._kept_outputs: list[Tensor] = []  # of an epoch in whose middle the training goes on
         # In tuples, where they are neither parts of the module nor of its checkpoints.
         self._fused: tuple[nn.Module, ...] = ()  # what was made of the network, once it was wanted
         self._answering: tuple[nn.Module, ...] = ()  # it, while it answers in place of the network
@@ -199,7 +201,9 @@ class CXRModule(pl.LightningModule):
         return loss
 
     def step_metrics(self) -> dict[str, float]:
-        """Loss of the training step just taken, and rate and momentum that it left for the next; waits for the device.
+        """Loss of the training step just taken, over the batches of all processes, and rate and momentum that it left.
+
+        Waits for the device.
 
         Raises:
             DivergedError: the loss of this step, or of one since the last call, is not finite.
@@ -209,7 +213,8 @@ class CXRModule(pl.LightningModule):
         assert isinstance(optimizer, torch.optim.Optimizer)
         group = optimizer.param_groups[-1]
         momentum = group["betas"][0] if "betas" in group else group["momentum"]
-        loss = float(self._outputs["train"][-1][3]) if self._outputs["train"] else math.nan
+        outputs = self._outputs["train"]
+        loss = float(rows_of_all(outputs[-1][3].view(1)).mean()) if outputs else math.nan
         rates = {f"lr/group_{each['layer_group']}": float(each["lr"]) for each in optimizer.param_groups
                  if "layer_group" in each}  # fmt: skip
         return {"train/loss_step": loss, "lr": float(group["lr"]), "momentum": float(momentum), **rates}
@@ -220,18 +225,29 @@ class CXRModule(pl.LightningModule):
         if not losses:
             return
         values = losses[0].view(1) if len(losses) == 1 else torch.stack(losses)
-        first = self._num_checked
+        first = sum(output[3].numel() for output in self._outputs["train"][: self._num_checked])
         self._num_checked = len(self._outputs["train"])
+        # All processes end together: one that did so alone would leave the others waiting for its gradients.
+        values = rows_of_all(values)
         finite = torch.isfinite(values)
         if bool(finite.all()):
             return
-        batch = first + int((~finite).nonzero()[0])
+        batch = int((~finite).any(dim=0).nonzero()[0])
+        value = float(values[~finite[:, batch], batch][0])
         optimizer = self.optimizers(use_pl_optimizer=False)
         lr = optimizer.param_groups[-1]["lr"] if isinstance(optimizer, torch.optim.Optimizer) else math.nan
         raise DivergedError(
-            f"the training loss is {float(values[batch - first])} in batch {batch} of epoch {self.current_epoch}"
+            f"the training loss is {value} in batch {first + batch} of epoch {self.current_epoch}"
             f" (optimizer step {self.global_step}, learning rate {lr:.3g}); lower optimizer.lr"
         )
+
+    def on_train_start(self) -> None:
+        # What an earlier process has trained on in this epoch counts in its metrics; it is that of all processes.
+        kept, self._kept_outputs = self._kept_outputs, []
+        if kept and self.trainer.is_global_zero:
+            logits, labels, index, losses = (tensor.to(self.pixel_scale.device) for tensor in kept)
+            self._outputs["train"].append((logits, labels, index, losses))
+            self._num_checked = 1
 
     def on_train_epoch_start(self) -> None:
         self._clear("train")
@@ -307,13 +323,12 @@ class CXRModule(pl.LightningModule):
         device = self.pixel_scale.device
         if outputs:
             logits, labels, index = (torch.cat([each[column] for each in outputs]) for column in range(3))
-            parts = [each[3] for each in outputs]
-            losses = torch.stack(parts) if parts[0].ndim == 0 else torch.cat(parts)
+            losses = torch.cat([each[3].view(-1) for each in outputs])
             tensors = [logits.float(), labels, index, losses]
         else:
             none = torch.empty(0, dtype=torch.int64, device=device)
             tensors = [torch.empty(0, len(self.class_names), device=device), none, none, torch.empty(0, device=device)]
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
+        if is_distributed():
             tensors = [torch.cat(gather_all_tensors(tensor)) for tensor in tensors]
         logits, labels, index, losses = (tensor.cpu() for tensor in tensors)
         return logits, labels, index, losses
@@ -323,7 +338,7 @@ class CXRModule(pl.LightningModule):
 
         DDP would do this in every forward, and wait for ever where one process has a batch more than another.
         """
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
+        if is_distributed():
             for buffer in self.network.buffers():
                 torch.distributed.broadcast(buffer, src=0)
 
@@ -380,10 +395,13 @@ class CXRModule(pl.LightningModule):
         checkpoint["initial_weights"] = (
             self._initial_weights if self.loaded_weights is None else self.loaded_weights.source
         )
+        if self._outputs["train"]:  # in the middle of an epoch
+            checkpoint["train_outputs"] = list(self._gather("train"))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Remember from which weights the training began that goes on here."""
         self._initial_weights = checkpoint.get("initial_weights")
+        self._kept_outputs = checkpoint.get("train_outputs", [])
 
 
 def _check_sizes(backbone: str, network: Any, image_size: int, stages: Sequence[Mapping[str, Any]]) -> None:

@@ -32,6 +32,11 @@ class StageControl(pl.Callback):
         self._on_curve = on_curve
         self._stage: int | None = None
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # Lightning does not begin an epoch once more in whose middle a run goes on.
+        if trainer.fit_loop.restarted_mid_epoch:
+            self.on_train_epoch_start(trainer, pl_module)
+
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, CXRModule)
         stages = pl_module.stages

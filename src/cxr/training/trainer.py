@@ -12,9 +12,17 @@ from pytorch_lightning.strategies import DDPStrategy, Strategy
 
 from cxr.errors import ConfigurationError
 from cxr.training.accelerators import resolve_devices, resolve_precision
-from cxr.training.callbacks import BestCheckpoint, BestEarlyStopping, EndBetweenBatches, LastCheckpoint, StepMonitor
+from cxr.training.callbacks import (
+    BestCheckpoint,
+    BestEarlyStopping,
+    EndBetweenBatches,
+    LastCheckpoint,
+    NextBatches,
+    StepMonitor,
+)
 from cxr.training.checkpoint_io import DurableCheckpointIO
 from cxr.training.history import EpochHistory
+from cxr.training.launched import cluster_environment
 from cxr.training.progress import EpochProgress
 from cxr.training.pruning import ReportsEpochs, TrialPruning
 from cxr.training.random_state import RandomState
@@ -36,10 +44,20 @@ _WRONG_ADVICE = (
     # trainer.gpus=0 was asked for.
     r"GPU available but not used.*",
     r"MPS available but not used.*",
+    # The data module goes on with the batch that comes next.
+    r"You're resuming from a checkpoint that ended before the epoch ended.*",
+    # Several processes on one machine of a cluster are in order, and so is one on the machine where people log in.
+    r".*The `srun` command is available.*",
+    # The new name of this argument does something else.
+    r".*`broadcast_buffers` is deprecated.*",
     # Lightning's own calls.
     r".*isinstance\(treespec, LeafSpec\).*",
 )
-_NOISY_LOGGERS = ("pytorch_lightning.utilities.rank_zero", "pytorch_lightning.accelerators.cuda")
+_NOISY_LOGGERS = (
+    "pytorch_lightning.utilities.rank_zero",
+    "pytorch_lightning.accelerators.cuda",
+    "lightning_fabric.utilities.distributed",
+)
 
 
 def build_trainer(
@@ -90,10 +108,12 @@ def build_trainer(
     if max_epochs < 1:
         raise ConfigurationError(f"trainer.max_epochs={max_epochs}: give at least 1")
     devices = resolve_devices(gpus, strategy=strategy, num_processes=num_processes)
+    environment = cluster_environment()
     precision = resolve_precision(precision, devices["accelerator"])
     silence_wrong_advice()
     callbacks: list[pl.Callback] = [
         RandomState(),
+        NextBatches(),
         # Before the checkpoints: an epoch that a resumed run does not repeat has its row.
         EpochHistory(run_dir.history_path),
         BestCheckpoint(run_dir.checkpoints_dir),
@@ -109,7 +129,7 @@ def build_trainer(
         callbacks.append(BestEarlyStopping(early_stopping_patience))
     if trial is not None:
         callbacks.append(TrialPruning(trial))
-    callbacks.append(EndBetweenBatches())
+    callbacks.append(EndBetweenBatches(run_dir.last_checkpoint_path))
     return pl.Trainer(
         **devices,
         precision=precision,  # type: ignore[arg-type]
@@ -125,7 +145,7 @@ def build_trainer(
         log_every_n_steps=log_every_n_steps,
         logger=False if logger is None else logger,
         callbacks=callbacks,
-        plugins=[DurableCheckpointIO()],
+        plugins=[DurableCheckpointIO(), *([] if environment is None else [environment])],
         default_root_dir=run_dir.path,
         # The data module deals out whole batches to the processes itself.
         use_distributed_sampler=False,
