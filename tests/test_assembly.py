@@ -1,4 +1,4 @@
-"""Is a split that divides a patient refused, and is it said where one is asked for?"""
+"""Do data and network become what was asked for, and is a split that divides a patient refused?"""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import timm
+import torch
 from omegaconf import DictConfig
 
-from cxr.assembly import build_data
+from cxr.assembly import build_data, build_module
 from cxr.command_line import Job
 from cxr.config import TrainConfig
 from cxr.config_check import check
@@ -22,10 +24,10 @@ Read = Callable[..., tuple[pd.DataFrame, RunDirectory]]
 
 
 @pytest.fixture
-def read(tmp_path: Path, compose: Callable[..., DictConfig]) -> Read:
-    """The records of a small phantom, divided as overrides say, and the run that kept them."""
+def small_run(tmp_path: Path, compose: Callable[..., DictConfig]) -> Callable[..., OpenRun]:
+    """A run on a small phantom, with what overrides say."""
 
-    def records(*overrides: str) -> tuple[pd.DataFrame, RunDirectory]:
+    def opened(*overrides: str) -> OpenRun:
         small = [
             "data=phantom",
             "++data.sources.phantom.num_patients=24",
@@ -35,8 +37,18 @@ def read(tmp_path: Path, compose: Callable[..., DictConfig]) -> Read:
         ]
         settings: dict[str, Any] = check(compose(*small, *overrides), TrainConfig)
         directory = RunDirectory.create(tmp_path, "run")
-        run = OpenRun(Job(settings, list(overrides), None, 0), directory, first=True)
-        return build_data(settings, run).records, directory
+        return OpenRun(Job(settings, list(overrides), None, 0), directory, first=True)
+
+    return opened
+
+
+@pytest.fixture
+def read(small_run: Callable[..., OpenRun]) -> Read:
+    """The records of a small phantom, divided as overrides say, and the run that kept them."""
+
+    def records(*overrides: str) -> tuple[pd.DataFrame, RunDirectory]:
+        run = small_run(*overrides)
+        return build_data(run.job.settings, run).records, run.directory
 
     return records
 
@@ -91,3 +103,30 @@ def test_a_split_given_back_divides_in_the_same_way(read: Read) -> None:
     first, directory = read("data.split.seed=3")
     again, _ = read("data.split.kind=file", f"data.split.path={directory.split_path}")
     assert first["split"].tolist() == again["split"].tolist()
+
+
+def test_weights_of_a_run_and_shares_of_the_classes_reach_the_network(
+    small_run: Callable[..., OpenRun], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    earlier = RunDirectory.create(tmp_path, "pretraining")
+    given = timm.create_model("test_resnet", num_classes=5).state_dict()
+    earlier.checkpoints_dir.mkdir(exist_ok=True)
+    torch.save({"state_dict": {f"network.{name}": each for name, each in given.items()}}, earlier.best_checkpoint_path)
+    run = small_run(
+        "model.name=test_resnet",
+        "model.head=concat_pool",
+        f"model.weights={earlier.path}",
+        "loss=logit_adjusted",
+        "loss.tau=0.5",
+        "audit.shortcuts=false",
+        "data.look_for_copies=false",
+    )
+    data = build_data(run.job.settings, run)
+    module = build_module(run.job.settings, data, run)
+    shares = data.records.loc[data.records["split"] == "train", "label"].value_counts(normalize=True)
+    assert module.hparams["class_priors"] == pytest.approx([shares[name] for name in data.class_names])
+    assert module.hparams["loss"]["tau"] == 0.5
+    torch.testing.assert_close(module.network.get_parameter("conv1.0.weight"), given["conv1.0.weight"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "2 of the file left out: fc.bias, fc.weight" in said
+    assert "start afresh: fc.layers.0.bias, " in said

@@ -31,6 +31,11 @@ MISTAKES = [
     (["-m", "optimizer.lr=1e-3,-1"], ["optimizer.lr=-1", "above 0"]),
     (["data=phantom", "data.sources.phantom.markr=1"], ["data.sources.phantom.markr", "marker"]),
     (["balance=oversample", "balance.weighting=effective_number"], ["balance.sampler", "balance.allow_both=true"]),
+    (["balance=oversample", "loss=logit_adjusted"], ["loss.name=logit_adjusted", "balance.allow_both=true"]),
+    (["model.pretrained=imagnet"], ["model.pretrained=imagnet", "true (or imagenet) or false"]),
+    (["model.head=concat_pool", "model.drop_rate=0.1"], ["model.drop_rate=0.1", "concat_pool"]),
+    (["balance=repeat", "data.batch_size=1"], ["data.batch_size=1", "balance.sampler=repeat"]),
+    (["loss=focal", "loss.label_smoothing=0.1"], ["loss.label_smoothing=0.1", "focal"]),
     (["data=class_folders"], ["data.root"]),
     (["data=covid_vs_normal", "data.root=x"], ["data.root=x", "data.sources"]),
     (["data.split.kind=kfold", "data.split.fold=5"], ["data.split.fold=5", "num_folds=5"]),
@@ -47,6 +52,7 @@ MISTAKES = [
     (["--frobnicate"], ["--frobnicate", "--help"]),
     (["--config-name", "nosuch"], ["nosuch"]),
     (["-m", "trainer.strategy=ddp", "seed=1,2", "hydra/launcher=basic"], ["trainer.strategy=ddp", "hydra/launcher"]),
+    (["-m", "seed=1,2", "hydra/launcher=slurm", "hydra.launcher.timeout_min=0"], ["hydra.launcher.timeout_min=0"]),
     (["-m", "seed=1,2", "hydra/launcher=basic", "sweep.name=a"], ["sweep.name=a", "hydra/launcher=process"]),
     (["-m", "seed=1,2", "hydra.launcher.n_jobs=0"], ["hydra.launcher.n_jobs=0", "at least 1"]),
     (["sweep.name=a"], ["sweep.name=a", "-m"]),
@@ -79,6 +85,7 @@ def test_a_mistake_ends_in_one_line(words: list[str], named: list[str], tmp_path
         (["run=x", "tracking=none", "tracking_thumbnails=true"], ["tracking_thumbnails=true", "tracking=none"]),
         (["run=x", "data=phantom", "data.image_size=64"], ["data.image_size=64", "checkpoint"]),
         (["-m", "run=x", "split=val,test", "hydra/launcher=process"], ["hydra/launcher=process"]),
+        (["-m", "run=x", "split=val,test", "hydra/launcher=slurm"], ["hydra/launcher=slurm"]),
     ],
 )
 def test_evaluate_names_the_mistake(words: list[str], named: list[str], tmp_path: Path) -> None:

@@ -39,7 +39,8 @@ def test_every_option_says_what_it_is_or_only_names_it() -> None:
 def test_the_groups_that_the_design_names_are_there() -> None:
     groups = {group for group, _ in OPTIONS}
     assert groups == {
-        "data", "model", "optimizer", "schedule", "balance", "augment", "trainer", "logger", "experiment", "sweep",
+        "data", "model", "optimizer", "schedule", "loss", "balance", "augment", "trainer", "logger", "experiment",
+        "sweep",
     }  # fmt: skip
 
 
@@ -71,3 +72,8 @@ def test_both_corrections_are_taken_when_asked_for(compose: Compose) -> None:
 def test_a_third_class_is_a_setting(compose: Compose) -> None:
     plain = check(compose("++data.classes.viral=[Viral]"), TrainConfig)
     assert list(plain["data"]["classes"]) == ["covid", "other", "viral"]
+
+
+@pytest.mark.parametrize(("typed", "kept"), [("imagenet", True), ("true", True), ("false", False)])
+def test_pretrained_weights_have_one_plain_value(typed: str, kept: bool, compose: Compose) -> None:
+    assert check(compose(f"model.pretrained={typed}"), TrainConfig)["model"]["pretrained"] is kept

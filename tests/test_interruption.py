@@ -38,7 +38,7 @@ def start(how: str) -> subprocess.Popen[str]:
     return process
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR2, 140)])
 def test_at_once_where_nothing_is_deferred(number: signal.Signals, status: int) -> None:
     process = start("at once")
     process.send_signal(number)
@@ -49,9 +49,8 @@ def test_at_once_where_nothing_is_deferred(number: signal.Signals, status: int) 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_after_what_must_not_be_cut(number: signal.Signals, status: int) -> None:
     process = start("deferred")
-    process.send_signal(number)
-    if number == signal.SIGTERM:
-        process.send_signal(number)  # a cluster may say it more than once
+    for _ in range(2):  # a cluster may say it more than once, and uv run hands on what the terminal has said already
+        process.send_signal(number)
     assert process.communicate("\n", timeout=30)[0] == "whole\nclosed\n"
     assert process.returncode == status
 

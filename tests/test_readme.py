@@ -12,7 +12,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
-SHOWN = re.sub(r"\\\n *", "", README + (ROOT / "docs" / "protocols.md").read_text())  # a line that goes on is one
+DOCS = [(ROOT / "docs" / name).read_text() for name in ("protocols.md", "sweeps.md")]
+SHOWN = re.sub(r"\\\n *", "", "".join([README, *DOCS]))  # a line that goes on is one
 COMMANDS = sorted(
     set(re.findall(r"uv run ((?:(?:train|evaluate)\.py|python -m cxr\.(?:audit|protocols|export)) [^\n`#]*)", SHOWN))
 )
@@ -36,6 +37,17 @@ def test_a_command_of_the_readme_is_accepted(command: str, tmp_path: Path) -> No
         pytest.skip("needs a run; tests/test_runs.py repeats one")
     if any(word == "trainer.max_epoch=3" for word in words):
         pytest.skip("the mistake that the README shows")
+    if "hydra/sweeper=optuna" in words:  # what is searched cannot be shown by --cfg: all is accepted but the folder
+        (tmp_path / "file").touch()
+        done = subprocess.run(
+            [sys.executable, *named, *words, f"paths.output={tmp_path / 'file'}"],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            timeout=60,
+        )
+        assert (done.returncode, done.stderr.startswith("error: sweep folder")) == (2, True), done.stderr
+        return
     if "-m" in words:
         words.remove("-m")
         words = [word.split(",")[0] for word in words]

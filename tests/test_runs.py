@@ -126,7 +126,7 @@ def test_an_offline_wandb_run_holds_the_best_values(trained: tuple[Path, subproc
     folder, done = trained
     offline = list(folder.rglob("offline-run-*/run-*.wandb"))
     assert len(offline) == 1
-    assert "wandb sync" in done.stdout + done.stderr
+    assert "cxr.sync" in done.stdout + done.stderr
     shown = subprocess.run(
         [str(Path(sys.executable).with_name("wandb")), "leet", "inspect", "--json", str(offline[0].parent)],
         capture_output=True,
@@ -223,7 +223,7 @@ def test_a_multirun_ends_with_a_table_and_one_tracked_run_per_job(tmp_path: Path
     assert "oversample" in table
     for job in jobs:
         assert json.loads((job / "status.json").read_text())["status"] == "finished"
-        assert len(list(job.rglob("offline-run-*/run-*.wandb"))) == 1
+    assert len(list((sweep / "tracking" / "wandb").glob("offline-run-*/run-*.wandb"))) == 2
 
 
 def test_a_failed_job_leaves_the_others_alone(tmp_path: Path) -> None:

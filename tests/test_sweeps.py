@@ -34,7 +34,12 @@ TINY = [
     "trainer.early_stopping_patience=5",
     "logger=none",
 ]
-GRID = ["-m", *TINY, "seed=1,2,3", "sweep.name=grid"]
+STAGED = [
+    *TINY,
+    "trainer.max_epochs=null",
+    "schedule.stages=[{epochs:2,freeze:body},{epochs:2,lr:auto,spread:10,image_size:24},{epochs:2,freeze:half}]",
+]
+GRID = ["-m", *STAGED, "seed=1,2,3", "sweep.name=grid"]
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -203,7 +208,7 @@ def test_a_run_that_was_killed_goes_on_and_ends_like_an_undisturbed_one(
     undisturbed: tuple[Path, subprocess.CompletedProcess[str], Watch], tmp_path: Path
 ) -> None:
     expected = undisturbed[0]
-    process = start(*TINY, "seed=1", f"paths.cache={expected.parents[1] / 'cache'}", cwd=tmp_path)
+    process = start(*STAGED, "seed=1", f"paths.cache={expected.parents[1] / 'cache'}", cwd=tmp_path)
     outputs = tmp_path / "outputs" / "demo"
     wait_until(lambda: any(num_epochs(path) >= 2 for path in outputs.glob("*")), process)
     process.send_signal(signal.SIGSTOP)  # it lives, and goes no further meanwhile
@@ -227,6 +232,46 @@ def test_a_run_that_was_killed_goes_on_and_ends_like_an_undisturbed_one(
     finished = run(f"resume={run_dir}", cwd=tmp_path)
     assert finished.returncode == 2
     assert "finished" in finished.stderr
+
+
+# train.py, which gets a signal in a certain training step, as if it came from outside.
+TOLD_TO_END = """
+import os, runpy, signal, sys
+from cxr.training.module import CXRModule
+
+step, told = CXRModule.training_step, getattr(signal, sys.argv.pop(1))
+
+def told_in_step(self, batch, batch_idx):
+    if self.current_epoch == 2 and batch_idx == 1:
+        os.kill(os.getpid(), told)
+    return step(self, batch, batch_idx)
+
+CXRModule.training_step = told_in_step
+sys.argv[:] = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_a_run_that_was_told_to_end_goes_on_with_the_next_batch(
+    undisturbed: tuple[Path, subprocess.CompletedProcess[str], Watch], tmp_path: Path
+) -> None:
+    expected = undisturbed[0]
+    # Processes that read ahead begin before the checkpoint says where.
+    words = [*STAGED, "seed=1", f"paths.cache={expected.parents[1] / 'cache'}", "data.num_workers=2"]
+    told = subprocess.run(
+        [sys.executable, "-c", TOLD_TO_END, "SIGTERM", str(ROOT / "train.py"), *words],
+        cwd=tmp_path,
+        env=environment(),
+        timeout=240,
+    )
+    assert told.returncode == 143
+    (run_dir,) = (tmp_path / "outputs" / "demo").iterdir()
+    assert (status_of(run_dir)["status"], num_epochs(run_dir)) == ("interrupted", 2)
+    step = torch.load(run_dir / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
+    assert step == pd.read_csv(run_dir / "history.csv")["step"].iloc[-1] + 2, "in the middle of the third epoch"
+    done = run(f"resume={run_dir}", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert_same_run(expected / "0", run_dir)
 
 
 @pytest.fixture(scope="module")
@@ -281,10 +326,13 @@ def test_one_jobs_end_leaves_the_others_alone(with_failures: tuple[Path, int, st
 
 def test_wandb_says_which_failed(with_failures: tuple[Path, int, str, str]) -> None:
     sweep = with_failures[0]
-    codes = {}
+    codes, told = {}, {}
     for number in ("0", "1", "2", "3"):
-        ends = []
-        for folder in sorted((sweep / number).rglob("offline-run-*")):
+        ends, summary = [], {}
+        tracked = json.loads((sweep / number / "tracking.json").read_text())
+        folders = sorted((sweep / "tracking").rglob(f"offline-run-*-{tracked['id']}"))
+        assert folders
+        for folder in folders:
             shown = subprocess.run(
                 [str(Path(sys.executable).with_name("wandb")), "leet", "inspect", "--json", str(folder)],
                 capture_output=True,
@@ -293,24 +341,36 @@ def test_wandb_says_which_failed(with_failures: tuple[Path, int, str, str]) -> N
             )
             records = [json.loads(line) for line in shown.stdout.splitlines() if line.startswith("{")]
             ends += [record["exit"].get("exit_code", 0) for record in records if record["type"] == "exit"]
-        assert len({folder.name.rsplit("-", 1)[1] for folder in (sweep / number).rglob("offline-run-*")}) == 1
-        codes[number] = ends
+            for record in records:
+                summary |= record["summary"].get("update", {}) if record["type"] == "summary" else {}
+        codes[number], told[number] = ends, (summary["status"], summary["reason"])
     assert codes == {"0": [3], "1": [4], "2": [9], "3": [0]}
+    assert told["0"] == ("failed", "DataError")  # the error itself may name a patient
+    assert told["1"] == ("diverged", status_of(sweep / "1")["reason"])
+    assert told["2"] == ("failed", status_of(sweep / "2")["reason"])
+    assert told["3"] == ("finished", "")
 
 
 def test_ctrl_c_ends_all_jobs_between_two_batches(
     undisturbed: tuple[Path, subprocess.CompletedProcess[str], Watch], tmp_path: Path
 ) -> None:
-    words = [word for word in GRID if not word.startswith("trainer.")]
+    words = [word for word in GRID if not word.startswith(("trainer.", "schedule."))]
     cache = undisturbed[0].parents[1] / "cache"
-    process = start(*words, "trainer.max_epochs=1000", f"paths.cache={cache}", "hydra.launcher.n_jobs=2", cwd=tmp_path)
+    process = start(
+        *words,
+        "trainer.max_epochs=1000",
+        f"paths.cache={cache}",
+        "hydra.launcher.n_jobs=2",
+        cwd=tmp_path,
+    )
     sweep = tmp_path / "outputs" / "demo" / "grid"
     wait_until(lambda: all(num_epochs(sweep / number) >= 1 for number in ("0", "1")), process)
     children = [int(status_of(sweep / number)["process"]) for number in ("0", "1")]
     other = run(*words, "trainer.max_epochs=1000", cwd=tmp_path)
     assert other.returncode == 2
     assert "another program runs this sweep" in other.stderr
-    os.killpg(process.pid, signal.SIGINT)
+    for _ in range(2):  # as uv run does without a terminal: it hands on what the whole group was sent
+        os.killpg(process.pid, signal.SIGINT)
     output, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
     assert not any(is_alive(child) for child in children)

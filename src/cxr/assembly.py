@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cxr.errors import ConfigurationError, DataError
 from cxr.evaluation.scoring.run_path import exported_folder, find_checkpoint, without_own_data
 from cxr.open_run import OpenRun
+from cxr.sweeps.trial import join_trial
 from cxr.training.accelerators import resolve_devices
 from cxr.training.run_directory import make_folder
+from cxr.training.stage_plan import Stage, build_stages, sizes_of_epochs
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
@@ -32,8 +35,7 @@ def build_data(settings: Settings, run: OpenRun) -> CXRDataModule:
     from cxr.pipeline.splits import leaks_by_intention
     from cxr.report import report_audit, report_data
 
-    training = {name: settings[name] for name in ("balance", "augment", "seed")}
-    data = _read_and_divide(settings, progress=run.first, **training)
+    data = read_data(settings, progress=run.first)
     kind, unit = settings["data"]["split"]["kind"], settings["data"]["split"]["unit"]
     refuses = settings["audit"]["on_leak"] == "refuse" and not leaks_by_intention(kind, unit)
     if run.first:
@@ -48,6 +50,17 @@ def build_data(settings: Settings, run: OpenRun) -> CXRDataModule:
             f"the split (first: {leaks[0]}); use data.split.kind=holdout, or audit.on_leak=warn"
         )
     return data
+
+
+def read_data(settings: Settings, *, progress: bool = True) -> CXRDataModule:
+    """Read, divide and prepare the radiographs for a training.
+
+    Raises:
+        DataError: the collections are absent or unfit.
+    """
+    training = {name: settings[name] for name in ("balance", "augment", "seed")}
+    sizes = sizes_of_epochs(_stages(settings), settings["data"]["image_size"])
+    return _read_and_divide(settings, progress=progress, training_sizes=sizes, **training)
 
 
 def _read_and_divide(settings: Settings, **more: Any) -> CXRDataModule:
@@ -106,16 +119,29 @@ def audit_collection(settings: Settings) -> tuple[Audit, Path]:
 
 
 def build_module(settings: Settings, data: CXRDataModule, run: OpenRun) -> CXRModule:
-    """The network for these data, from the seed of the run."""
+    """The network for these data, from the seed of the run; says which weights it starts from."""
+    from cxr.report import report_weights
+
+    # Where a run goes on the checkpoint holds all weights, and none are fetched.
+    module = build_network(settings, data, begins=run.checkpoint_path is None)
+    if run.first:
+        report_weights(module)
+    return module
+
+
+def build_network(settings: Settings, data: CXRDataModule, *, begins: bool) -> CXRModule:
+    """The network for these data, from the seed of the settings.
+
+    Args:
+        begins: whether it starts from the weights that the settings ask for.
+    """
     import pytorch_lightning as pl
 
-    from cxr.report import report_weights
     from cxr.training.module import CXRModule
 
     pl.seed_everything(settings["seed"], workers=True, verbose=False)
     model = settings["model"]
-    begins = run.checkpoint_path is None  # else the checkpoint holds all weights, and none are fetched
-    module = CXRModule(
+    return CXRModule(
         model["name"],
         class_names=data.class_names,
         positive=data.positive,
@@ -123,28 +149,45 @@ def build_module(settings: Settings, data: CXRDataModule, run: OpenRun) -> CXRMo
         aspect=settings["data"]["aspect"],
         pretrained=model["pretrained"] and begins,
         weights=model["weights"] if begins else None,
+        head=model["head"],
         drop_rate=model["drop_rate"],
+        drop_path_rate=model["drop_path_rate"],
         channels_last=model["channels_last"],
         optimizer=settings["optimizer"],
         schedule=settings["schedule"],
         loss=settings["loss"],
         class_weights=data.class_weights,
+        class_priors=data.class_priors if settings["loss"]["name"] == "logit_adjusted" else None,
     )
-    if run.first:
-        report_weights(module)
-    return module
 
 
 def build_trainer(settings: Settings, run: OpenRun) -> pl.Trainer:
     """Lightning's trainer; what devices and precision became is said and logged."""
-    from cxr.report import report_trainer
+    from cxr.report import report_range_test, report_trainer, say
+    from cxr.training.stage_control import StageControl
     from cxr.training.trainer import build_trainer as build
 
     run.track()
-    trainer = build(run_dir=run.directory, logger=run.logger, progress=run.first, **settings["trainer"])
+    stages, chosen = _stages(settings), settings["trainer"]
+    trainer = build(
+        run_dir=run.directory,
+        stage_control=StageControl(say, partial(report_range_test, run)),
+        sizes_differ=sizes_of_epochs(stages, settings["data"]["image_size"]) is not None,
+        freezes=any(stage.freeze != "none" for stage in stages),
+        logger=run.logger,
+        progress=run.first,
+        trial=join_trial(chosen["max_epochs"]),
+        **chosen,
+    )
     if run.first:
         report_trainer(trainer)
     return trainer
+
+
+def _stages(settings: Settings) -> list[Stage]:
+    schedule, lr = settings["schedule"], settings["optimizer"]["lr"]
+    given = schedule["stages"] or [{"epochs": settings["trainer"]["max_epochs"]}]
+    return build_stages(given, lr=lr, schedule=schedule["name"])
 
 
 _PASSED_ON = (

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,14 +27,20 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from cxr.allocator import tune_allocator
-from cxr.config import COMMANDS, FIXED_BY_CHECKPOINT, FIXED_BY_PROTOCOL, SCHEMAS, keys
-from cxr.config_check import SettingError, check, check_key, check_value, explain, nearest
+from cxr.config import COMMANDS, FIXED_BY_CHECKPOINT, FIXED_BY_PROTOCOL, SCHEMAS, RayLauncher, SlurmLauncher, keys
+from cxr.config_check import SettingError, check, check_key, check_range, check_value, explain, nearest
 from cxr.errors import ConfigurationError, CxrError
 from cxr.help_text import help_text
 from cxr.interruption import listen
 from cxr.resumption import require_resumable
+from cxr.search_space import check_options, read_space, require_optuna
 from cxr.sweeps.child import Membership, join_sweep
+from cxr.sweeps.ray_jobs import require_ray
+from cxr.sweeps.slurm_queue import require_slurm
+from cxr.sweeps.space import Space
+from cxr.training.launched import by_torchrun
 from cxr.training.run_directory import RunDirectory
+from cxr.training.stage_plan import build_stages
 
 CONF_DIR = Path(__file__).resolve().parents[2] / "conf"
 # Composing takes some 30 ms; the values of a longer sweep are checked as their jobs begin.
@@ -73,7 +79,7 @@ def launch(
 
     Args:
         task: does the work of one job; raises `CxrError` for what a user can mend.
-        program: 'train', 'evaluate', 'export', 'audit' or 'protocols': the schema and the primary configuration.
+        program: one of `cxr.config.SCHEMAS`: the schema and the primary configuration.
         after_sweep: is given the jobs of a multirun when the last has ended.
 
     Returns:
@@ -94,12 +100,14 @@ def launch(
     place = join_sweep() if program == "train" else None
     try:
         # What another process has started is checked, and what further processes of a run would check it holds itself.
-        checked = place is not None or (program == "train" and RunDirectory.join() is not None)
+        checked = place is not None or (program == "train" and RunDirectory.is_joined())
         if program == "train" and not checked:
             arguments = _with_what_was_typed_first(arguments)
         flags, unknown = get_args_parser().parse_known_args(arguments)
         if unknown:
             raise ConfigurationError(f"{unknown[0]}: there is no such flag; see {COMMANDS[program]} --help")
+        if flags.multirun and by_torchrun():
+            raise ConfigurationError("torchrun: starts the processes of one run; start a multirun without it")
         asks_hydra = flags.hydra_help or flags.shell_completion
         if not asks_hydra and not checked:
             config_name = flags.config_name if flags.config_name is not None else program
@@ -165,48 +173,113 @@ class _Task:
         compose: Callable[[Sequence[str]], DictConfig],
         batch: Sequence[Sequence[str]],
         first_number: int,
-        *,
-        n_jobs: int | None,
-        gpus_per_job: int | None,
+        options: Mapping[str, Any],
     ) -> list[float]:
         """Run a batch of jobs, each as a process; see `cxr.sweep_jobs.run_jobs`.
 
         Args:
             config: of the whole sweep.
             compose: the configuration of a job from its overrides.
+            options: the keys below ``hydra.launcher``.
         """
         from cxr.sweep_jobs import hold_sweep, run_jobs
+        from cxr.sweep_runners import choose_runner
 
-        sweep_dir = Path(config.hydra.sweep.dir).absolute()
-        words = [word for word in config.hydra.overrides.hydra if not word.lstrip("+~").startswith(_OF_THE_SWEEP)]
-        flags = get_args_parser().parse_args()
-        chosen = (("--config-dir", flags.config_dir), ("--config-name", flags.config_name))
-        command = [sys.executable, str(Path(sys.argv[0]).resolve())]
-        command += [word for flag, value in chosen if value is not None for word in (flag, value)] + words
+        sweep_dir, called = Path(config.hydra.sweep.dir).absolute(), _called(config)
         jobs, refusals = [], []
         for number, overrides in enumerate(batch, first_number):
-            settings, refusal = {}, None
-            try:
-                composed = compose(overrides)
-                with open_dict(composed):
-                    del composed["hydra"]
-                settings = _checked(composed, self._program)
-            except (ConfigurationError, HydraException, OmegaConfBaseException) as error:
-                refusal = " ".join(str(error).split())
+            settings, refusal = self._settle(compose, overrides)
             jobs.append(Job(settings, list(overrides), sweep_dir, number))
             refusals.append(refusal)
         try:
             if first_number == 0:
                 self._held.enter_context(hold_sweep(sweep_dir))
-            done, scores = run_jobs(jobs, refusals, command, n_jobs=n_jobs, gpus_per_job=gpus_per_job)
+            runner = choose_runner([job.settings for job in jobs], sweep_dir, options)
+            done, scores = run_jobs(jobs, refusals, called, runner)
         except CxrError as error:
             raise SystemExit(_say(error)) from None
         self.jobs += done
         self.statuses += [1 for job in done if not _is_finished(job)]
         return scores
 
+    def run_study(
+        self,
+        config: DictConfig,
+        compose: Callable[[Sequence[str]], DictConfig],
+        typed: Sequence[str],
+        options: dict[str, Any],
+    ) -> None:
+        """Search, each trial as a process; see `cxr.study_jobs.run_trials`.
+
+        Args:
+            config: of the whole sweep.
+            compose: the configuration of a job from its overrides.
+            typed: overrides, those that are searched among them.
+            options: the keys below ``hydra.sweeper``.
+        """
+        from cxr.study_jobs import open_study, run_trials
+        from cxr.sweep_jobs import hold_sweep
+
+        sweep_dir, launcher = Path(config.hydra.sweep.dir).absolute(), config.hydra.launcher
+        fixed, space = _divided(typed, options)
+        try:
+            self._held.enter_context(hold_sweep(sweep_dir))
+            shared, refusal = self._settle(compose, fixed)
+            if refusal is not None:
+                raise ConfigurationError(refusal)
+            study = open_study(shared, space, sweep_dir, options)
+            OmegaConf.save(config, sweep_dir / "multirun.yaml")
+            done, failed = run_trials(
+                study,
+                shared,
+                fixed,
+                lambda overrides: self._settle(compose, overrides),
+                _called(config),
+                options,
+                n_jobs=launcher.n_jobs,
+                gpus_per_job=launcher.gpus_per_job,
+            )
+        except CxrError as error:
+            raise SystemExit(_say(error)) from None
+        self.jobs += done
+        self.statuses += [1] * failed
+
+    def _settle(
+        self, compose: Callable[[Sequence[str]], DictConfig], overrides: Sequence[str]
+    ) -> tuple[dict[str, Any], str | None]:
+        """The settings of a job, or else why it cannot begin."""
+        try:
+            composed = compose(overrides)
+            with open_dict(composed):
+                del composed["hydra"]
+            return _checked(composed, self._program), None
+        except (ConfigurationError, HydraException, OmegaConfBaseException) as error:
+            return {}, " ".join(str(error).split())
+
+
+def _called(config: DictConfig) -> list[str]:
+    """The path of this program and its flags; the overrides of a job follow."""
+    words = [word for word in config.hydra.overrides.hydra if not word.lstrip("+~").startswith(_OF_THE_SWEEP)]
+    flags = get_args_parser().parse_args()
+    chosen = (("--config-dir", flags.config_dir), ("--config-name", flags.config_name))
+    called = [str(Path(sys.argv[0]).resolve())]
+    return called + [word for flag, value in chosen if value is not None for word in (flag, value)] + words
+
+
+def _divided(typed: Sequence[str], options: dict[str, Any]) -> tuple[list[str], Space]:
+    """What all trials of a search share, and what is searched; the command line outweighs ``hydra.sweeper.params``.
+
+    Raises:
+        ConfigurationError: one line for the first mistake.
+    """
+    written = _parse([f"{name}={value}" for name, value in options["params"].items()])
+    parsed = {override.key_or_group: override for override in [*written, *_parse(typed)]}
+    fixed = [override.input_line or "" for override in parsed.values() if not override.is_sweep_override()]
+    return fixed, read_space(list(parsed.values()), options["conditions"], options["sampler"])
+
 
 # Hydra's own settings that are the whole sweep's, not a job's.
+_OF_THE_SEARCH = ("hydra/sweeper", "hydra.sweeper", "+hydra.sweeper", "++hydra.sweeper")
 _OF_THE_SWEEP = ("hydra.mode", "hydra.launcher", "hydra/launcher", "hydra.sweep", "hydra/sweeper")
 
 
@@ -241,12 +314,14 @@ def _with_what_was_typed_first(arguments: Sequence[str]) -> list[str]:
     if folder is None or any("=" in word and not word.startswith(("sweep.resume=", "hydra")) for word in words):
         return words
     try:
-        typed = OmegaConf.load(Path(folder) / "multirun.yaml").hydra.overrides.task
+        overrides = OmegaConf.load(Path(folder) / "multirun.yaml").hydra.overrides
+        typed = [word for word in overrides.hydra if word.startswith(_OF_THE_SEARCH)] + list(overrides.task)
     except (OSError, OmegaConfBaseException, AttributeError):
         raise ConfigurationError(
             f"sweep.resume={folder}: no sweep folder (there is no multirun.yaml that can be read)"
         ) from None
-    return [*words, *(word for word in typed if not word.startswith(("sweep.name=", "sweep.resume=")))]
+    now = ("sweep.name=", "sweep.resume=", *(f"{word.partition('=')[0]}=" for word in words if "=" in word))
+    return [*words, *(word for word in typed if not word.startswith(now))]
 
 
 def _register(program: str) -> None:
@@ -277,9 +352,13 @@ def _say(error: CxrError) -> int:
 
 def _checked(config: DictConfig, program: str) -> dict[str, Any]:
     try:
-        return check(config, SCHEMAS[program])
+        settings = check(config, SCHEMAS[program])
     except SettingError as error:
         raise ConfigurationError(str(error)) from None
+    if "schedule" in settings:
+        schedule = settings["schedule"]
+        build_stages(schedule["stages"] or [], lr=settings["optimizer"]["lr"], schedule=schedule["name"])
+    return settings
 
 
 def _check_before_start(
@@ -316,13 +395,15 @@ def _check_before_start(
                 _check_override(override, program, folders, multirun=True)
             sweeps = {**_unroll(from_file)[1], **sweeps}
         multirun = multirun or config.hydra.mode == RunMode.MULTIRUN
+        _check_search(config, overrides, program, multirun)
         if program == "train":
             _check_sweep(config, settings, multirun)
             if settings["resume"] is not None:
                 require_resumable(settings["resume"], settings)
         elif multirun and _starts_processes(config):
             raise ConfigurationError(
-                f"hydra/launcher=process: starts trainings only; {COMMANDS[program]} -m works in one process"
+                f"hydra/launcher={_launcher(config).removesuffix('Launcher').lower()}: starts trainings only; "
+                f"{COMMANDS[program]} -m works in one process"
             )
         tried = [(name, value) for name, values in sweeps.items() for value in values]
         for name, value in tried[:MAX_VALUES_TRIED]:
@@ -330,8 +411,39 @@ def _check_before_start(
             _compose(config_name, [*where, *single, *others, f"{name}={value}"], program)
 
 
+def _launcher(config: DictConfig) -> str:
+    return str(OmegaConf.select(config, "hydra.launcher._target_")).rpartition(".")[2]
+
+
 def _starts_processes(config: DictConfig) -> bool:
-    return str(OmegaConf.select(config, "hydra.launcher._target_")).endswith(".ProcessLauncher")
+    return _launcher(config) in ("ProcessLauncher", "SlurmLauncher", "RayLauncher")
+
+
+def _check_search(config: DictConfig, typed: Sequence[str], program: str, multirun: bool) -> None:
+    """Hold what is searched against the schema, and against who searches.
+
+    Raises:
+        ConfigurationError: one line for the first mistake.
+    """
+    sweeper = OmegaConf.to_container(config.hydra.sweeper)
+    assert isinstance(sweeper, dict)
+    if not str(sweeper["_target_"]).endswith(".OptunaSweeper"):
+        params = [f"{name}={value}" for name, value in (sweeper.get("params") or {}).items()]
+        for override in _parse([*params, *typed]):
+            if override.value_type == ValueType.INTERVAL_SWEEP:
+                raise ConfigurationError(
+                    f"{override.input_line}: a grid has no such values; a search has: hydra/sweeper=optuna"
+                )
+        return
+    if not multirun:
+        raise ConfigurationError(f"hydra/sweeper=optuna: belongs to a multirun, {COMMANDS['train']} -m")
+    if program != "train" or _launcher(config) != "ProcessLauncher":
+        raise ConfigurationError("hydra/sweeper=optuna: searches with train.py and hydra/launcher=process only")
+    require_optuna()
+    options = {str(name): value for name, value in sweeper.items()}
+    check_options(options)
+    words = [word for word in typed if not word.startswith(("hydra.", "hydra/"))]
+    _divided(words, options)
 
 
 def _check_sweep(config: DictConfig, settings: dict[str, Any], multirun: bool) -> None:
@@ -349,7 +461,7 @@ def _check_sweep(config: DictConfig, settings: dict[str, Any], multirun: bool) -
     if sweep["resume"] is not None and not Path(sweep["resume"]).is_dir():
         raise ConfigurationError(f"sweep.resume={sweep['resume']}: there is no such folder")
     if not _starts_processes(config):
-        basic = str(OmegaConf.select(config, "hydra.launcher._target_")).rpartition(".")[2]
+        basic = _launcher(config)
         if given is not None:
             raise ConfigurationError(f"{given}: with {basic}, a sweep cannot go on; it needs hydra/launcher=process")
         if settings["trainer"]["strategy"] == "ddp":
@@ -358,10 +470,33 @@ def _check_sweep(config: DictConfig, settings: dict[str, Any], multirun: bool) -
                 "leave out hydra/launcher"
             )
         return
+    if _launcher(config) in _CLUSTERS:
+        _check_cluster(config)
+        return
     for key in ("n_jobs", "gpus_per_job"):
         value = OmegaConf.select(config, f"hydra.launcher.{key}")
         if value is not None and value < 1:
             raise ConfigurationError(f"hydra.launcher.{key}={value}: give at least 1, or null")
+
+
+# Launchers that give jobs to others: their keys, and what they cannot do without.
+_CLUSTERS: dict[str, tuple[type, Callable[[], None]]] = {
+    "SlurmLauncher": (SlurmLauncher, require_slurm),
+    "RayLauncher": (RayLauncher, require_ray),
+}
+
+
+def _check_cluster(config: DictConfig) -> None:
+    schema, require = _CLUSTERS[_launcher(config)]
+    options = OmegaConf.to_container(config.hydra.launcher)
+    assert isinstance(options, dict)
+    for key in keys(schema, "hydra.launcher."):
+        if key.metadata:
+            try:
+                check_range(key, options[key.name.rpartition(".")[2]])
+            except SettingError as error:
+                raise ConfigurationError(str(error)) from None
+    require()
 
 
 def _parse(overrides: Sequence[str]) -> list[Override]:

@@ -196,11 +196,29 @@ class Data:
 @dataclass
 class Model:
     name: str = setting("resnet50", "backbone: any timm name")
-    pretrained: bool = setting(True, "start from the weights that timm offers for the backbone (fetched once)")
-    weights: str | None = setting(
-        None, "file of weights to start from (.safetensors, .pth, .ckpt); goes before pretrained"
+    pretrained: bool | str = setting(
+        True,
+        "true (or imagenet): start from the weights that timm offers for the backbone, fetched once; false: do not",
     )
-    drop_rate: float = setting(0.0, "dropout before the classifier", at_least=0, below=1)
+    weights: str | None = setting(
+        None,
+        "weights to start from: a file (.safetensors, .pth, .ckpt) or the directory of a run, for its best checkpoint; "
+        "goes before pretrained",
+    )
+    head: str = setting(
+        "linear",
+        "linear (the backbone's own classifier) or concat_pool (fastai's: greatest and mean value of each channel, a "
+        "hidden layer; dropout 0.25 and 0.5)",
+        choices=("linear", "concat_pool"),
+    )
+    drop_rate: float = setting(0.0, "dropout before the classifier (of head=linear)", at_least=0, below=1)
+    drop_path_rate: float = setting(
+        0.0,
+        "stochastic depth: how often the last residual is left out of an image, the first ones more rarely (Huang et "
+        "al. 2016)",
+        at_least=0,
+        below=1,
+    )
     channels_last: bool = setting(True, "memory layout of convolutions; faster for most backbones")
 
 
@@ -215,6 +233,27 @@ class Optimizer:
 
 
 @dataclass
+class Stage:
+    epochs: int = setting(MISSING, "epochs of the stage", at_least=1)
+    lr: Any = setting(
+        None,
+        "highest rate of the stage; [low, high]: of the first half of the body and of the head; auto (the valley of a "
+        "range test when the stage begins), steepest (the other suggestion); null: optimizer.lr",
+    )
+    spread: float = setting(1.0, "rate of the head over that of the first half of the body", at_least=1)
+    freeze: str = setting(
+        "none", "what stays as it is: none, half (the first half of the body), body", choices=("none", "half", "body")
+    )
+    freeze_batch_norm: bool = setting(False, "freeze the batch norms of frozen layers, too")
+    schedule: str | None = setting(
+        None, "one_cycle, cosine or constant; null: schedule.name", choices=("one_cycle", "cosine", "constant")
+    )
+    image_size: int | None = setting(
+        None, "side of the training images, pixels; null: data.image_size", at_least=16, at_most=4096
+    )
+
+
+@dataclass
 class Schedule:
     name: str = setting("one_cycle", "one_cycle, cosine or constant", choices=("one_cycle", "cosine", "constant"))
     warmup_fraction: float = setting(
@@ -224,19 +263,36 @@ class Schedule:
     final_div_factor: float = setting(1e4, "one_cycle: the rate ends at lr / div_factor / final_div_factor", at_least=1)
     low_momentum: float = setting(0.85, "one_cycle: momentum where the rate is highest", at_least=0, below=1)
     high_momentum: float = setting(0.95, "one_cycle: momentum where the rate is lowest", at_least=0, below=1)
+    stages: list[Any] | None = setting(
+        None, "parts of the training, one after the other: {epochs, lr, freeze, ...}, see below; null: all of it is one"
+    )
 
 
 @dataclass
 class Loss:
-    label_smoothing: float = setting(0.0, "share of the target spread over all classes", at_least=0, below=1)
+    name: str = setting(
+        "cross_entropy",
+        "cross_entropy, focal (what is answered well counts less, Lin et al. 2017) or logit_adjusted (for classes of "
+        "unequal size, by their shares in training, Menon et al. 2021)",
+        choices=("cross_entropy", "focal", "logit_adjusted"),
+    )
+    label_smoothing: float = setting(
+        0.0, "share of the target spread over all classes (not with focal)", at_least=0, below=1
+    )
+    gamma: float = setting(2.0, "focal: how fast a good answer counts less; 0 is cross-entropy", at_least=0, at_most=10)
+    tau: float = setting(
+        1.0, "logit_adjusted: how far unequal sizes are corrected; 0 not at all, 1 in full", at_least=0, at_most=10
+    )
 
 
 @dataclass
 class Balance:
     sampler: str = setting(
         "none",
-        "none, oversample (weighted sampling with replacement), balanced_batches (as many of each class in a batch)",
-        choices=("none", "oversample", "balanced_batches"),
+        "none, oversample (weighted sampling with replacement), balanced_batches (as many of each class in a batch), "
+        "repeat (images of smaller classes several times in an epoch, each time with another augmentation; the epoch "
+        "becomes longer)",
+        choices=("none", "oversample", "balanced_batches", "repeat"),
     )
     weighting: str = setting(
         "none",
@@ -244,7 +300,9 @@ class Balance:
         choices=("none", "inverse_frequency", "effective_number"),
     )
     beta: float = setting(0.999, "effective_number: how fast further images of a class count less", at_least=0, below=1)
-    allow_both: bool = setting(False, "let a sampler and class weights correct the same imbalance twice")
+    allow_both: bool = setting(
+        False, "let two of a sampler, class weights and loss.name=logit_adjusted correct the same imbalance"
+    )
 
 
 @dataclass
@@ -259,6 +317,27 @@ class Augment:
     brightness: float = setting(0.0, "largest change of brightness, share of the grey range", at_least=0, below=0.5)
     contrast: float = setting(1.0, "largest factor of contrast (and its inverse)", at_least=1, at_most=4)
     lighting_prob: float = setting(0.0, "probability of a change of brightness, and of contrast", at_least=0, at_most=1)
+    mixup_alpha: float = setting(
+        0.0,
+        "mixup: the weighted mean of two images, weight from Beta(alpha, alpha); 0: off (Zhang et al. 2018: 0.2)",
+        at_least=0,
+        at_most=10,
+    )
+    cutmix_alpha: float = setting(
+        0.0,
+        "cutmix: a box of one image in another, its size from Beta(alpha, alpha); 0: off (Yun et al. 2019: 1)",
+        at_least=0,
+        at_most=10,
+    )
+    mix_prob: float = setting(
+        1.0,
+        "mixup, cutmix: probability that an image is mixed; mixed images count in train/loss alone, not in train/auroc",
+        at_least=0,
+        at_most=1,
+    )
+
+
+DEFAULT_EPOCHS = 20
 
 
 @dataclass
@@ -266,7 +345,7 @@ class Trainer:
     gpus: int | None = setting(
         None, "null: one accelerator if there is one; 0: CPU; n: exactly n GPUs; -1: all GPUs", at_least=-1
     )
-    max_epochs: int = setting(20, "epochs", at_least=1)
+    max_epochs: int | None = setting(None, "epochs; null: 20, or as many as schedule.stages have together", at_least=1)
     precision: str = setting(
         "auto",
         "auto (16-mixed on CUDA, 32-true elsewhere), 16-mixed, bf16-mixed, 32-true",
@@ -276,6 +355,13 @@ class Trainer:
     num_processes: int | None = setting(None, "processes on a CPU; null: 2 with strategy=ddp, else 1", at_least=1)
     num_nodes: int = setting(1, "machines", at_least=1)
     accumulate_grad_batches: int = setting(1, "batches per optimiser step", at_least=1)
+    ema_decay: float | None = setting(
+        None,
+        "decay of a moving average of the weights, per step (0.999, say), lower in the first steps; it is what is "
+        "validated, kept and evaluated; null: off",
+        above=0,
+        below=1,
+    )
     gradient_clip_val: float | None = setting(None, "largest norm of the gradient; null: no clipping", above=0)
     deterministic: bool = setting(False, "only algorithms that repeat to the last digit on a GPU (slower)")
     limit_train_batches: float | None = setting(
@@ -314,6 +400,20 @@ class Logger:
     entity: str | None = setting(None, "W&B account or team; null: the default of the key", changes_result=False)
     group: str | None = setting(None, "W&B group; null: the name of the experiment or the sweep", changes_result=False)
     tags: list[str] = setting([], "W&B tags", changes_result=False)
+    notes: str | None = setting(None, "W&B notes: what this run is for, in your words", changes_result=False)
+    log_model: str = setting(
+        "best",
+        "weights that go to W&B as an artifact, each once, without patients or file names: those of the best epoch, "
+        "all (best and last) or none",
+        choices=("best", "all", "none"),
+        changes_result=False,
+    )
+    capture: str = setting(
+        "none",
+        "what W&B may also take: console (what is printed, paths included), code (the source of cxr), all or none",
+        choices=("none", "console", "code", "all"),
+        changes_result=False,
+    )
 
 
 @dataclass
@@ -350,7 +450,7 @@ class TrainConfig:
     sweep: Sweep = setting(Sweep(), "where the jobs of a multirun (-m) go")
     resume: str | None = setting(
         None,
-        "directory of a run that goes on from the end of its last whole epoch, with the settings that it has",
+        "directory of a run that goes on from its last checkpoint, with the settings that it has",
         changes_result=False,
     )
 
@@ -473,6 +573,94 @@ class ExportConfig:
     paths: ExportPaths = setting(ExportPaths(), "where things lie")
 
 
+# --------------------------------------------------------------------------------------------------------- searching
+
+
+@dataclass
+class OptunaSweeper:
+    """The keys below ``hydra.sweeper`` with ``hydra/sweeper=optuna``."""
+
+    _target_: str = "hydra_plugins.optuna_sweeper.OptunaSweeper"
+    n_trials: int | None = setting(
+        None,
+        "trials of the study that have ended when the search is over, those of earlier calls among them; null: 20, or "
+        "the whole grid",
+        at_least=1,
+    )
+    sampler: str = setting(
+        "tpe",
+        "how values are proposed: tpe, gp (Gaussian process; learns from completed trials only, slow beyond some "
+        "hundred), random or grid (choices and ranges only)",
+        choices=("tpe", "gp", "random", "grid"),
+    )
+    seed: int = setting(0, "seed of the proposals", at_least=0, at_most=2**31)
+    n_startup_trials: int = setting(10, "trials at random before tpe or gp learns from them", at_least=1)
+    pruner: str = setting(
+        "median",
+        "which trials end early, by their val/auroc of each epoch: none, median (below the median of the others), "
+        "percentile, threshold, successive_halving or hyperband",
+        choices=("none", "median", "percentile", "threshold", "successive_halving", "hyperband"),
+    )
+    n_warmup_epochs: int = setting(1, "epochs after which no trial is pruned", at_least=0)
+    n_trials_before_pruning: int = setting(
+        5, "trials that have to be completed before median and percentile prune", at_least=0
+    )
+    percentile: float = setting(25.0, "share of the best that percentile keeps, in percent", above=0, below=100)
+    threshold: float = setting(0.5, "val/auroc below which threshold prunes", above=0, below=1)
+    reduction_factor: int = setting(
+        3, "successive_halving and hyperband keep one trial of so many at each rung", at_least=2
+    )
+    storage: str | None = setting(
+        None, "database URL, or a journal file; null: optuna.journal in the folder of the sweep"
+    )
+    study_name: str | None = setting(None, "name of the study; null: <name>/<folder of the sweep>")
+    params: dict[str, Any] = setting({}, "what is searched, as on the command line: key -> values")
+    conditions: dict[str, Any] = setting(
+        {}, "keys that are searched only where another has a value: {optimizer.momentum: {optimizer.name: sgd}}"
+    )
+
+
+# ----------------------------------------------------------------------------------------------------------- slurm
+
+
+@dataclass
+class SlurmLauncher:
+    """The keys below ``hydra.launcher`` with ``hydra/launcher=slurm``."""
+
+    _target_: str = "hydra_plugins.slurm_launcher.SlurmLauncher"
+    partition: str | None = setting(None, "where the jobs run; null: the default partition of the cluster")
+    account: str | None = setting(None, "who pays; null: your default account")
+    qos: str | None = setting(None, "quality of service; null: the default")
+    timeout_min: int = setting(240, "time limit of a job, minutes; it goes on in another when that is over", at_least=1)
+    cpus_per_task: int | None = setting(None, "cores of each process; null: as the cluster deals them out", at_least=1)
+    mem_gb: float | None = setting(None, "memory on each machine, GB; null: as the cluster deals it out", above=0)
+    gpus_per_node: int | None = setting(
+        None, "GPUs on each machine; null: as trainer.gpus asks, one where that is null and there are any", at_least=0
+    )
+    array_parallelism: int | None = setting(None, "jobs side by side; null: as many as Slurm lets", at_least=1)
+    signal_delay_s: int = setting(
+        120, "so long before the time limit a job ends by itself, to go on in another; seconds", at_least=1
+    )
+    max_num_timeout: int = setting(20, "how often a job may reach its time limit and go on", at_least=0)
+    setup: list[str] = setting([], "commands before the job, such as 'module load cuda'")
+    srun_args: list[str] = setting([], "further arguments of srun")
+    additional_parameters: dict[str, Any] = setting(
+        {}, "further options of sbatch: hydra.launcher.additional_parameters='{constraint: a100, exclusive: true}'"
+    )
+
+
+@dataclass
+class RayLauncher:
+    """The keys below ``hydra.launcher`` with ``hydra/launcher=ray``."""
+
+    _target_: str = "hydra_plugins.ray_launcher.RayLauncher"
+    address: str | None = setting(None, "a Ray cluster (auto: the one of this machine); null: one for this sweep")
+    num_cpus_per_job: int = setting(1, "cores that each job takes of what Ray has", at_least=1)
+    num_gpus_per_job: int | None = setting(
+        None, "GPUs that each job takes; null: as trainer.gpus asks, none where that is null", at_least=0
+    )
+
+
 # ----------------------------------------------------------------------------------------------------------- audit
 
 
@@ -509,12 +697,29 @@ class ProtocolsConfig(TrainConfig):
     protocols: Protocols = setting(Protocols(), "which protocols stand beside each other")
 
 
+# ------------------------------------------------------------------------------------------------------ range test
+
+
+@dataclass
+class LrFind:
+    stage: int = setting(1, "which of schedule.stages: what it freezes is frozen", at_least=1)
+    lowest: float = setting(1e-7, "rate of the first step", above=0, below=1)
+    highest: float = setting(10.0, "rate of the last step", above=0, at_most=1000)
+    num_steps: int = setting(100, "steps, each of a batch; short epochs are repeated", at_least=20)
+
+
+@dataclass
+class LrFindConfig(TrainConfig):
+    lr_find: LrFind = setting(LrFind(), "the range test")
+
+
 SCHEMAS: dict[str, type] = {
     "train": TrainConfig,
     "evaluate": EvaluateConfig,
     "export": ExportConfig,
     "audit": AuditConfig,
     "protocols": ProtocolsConfig,
+    "lr_find": LrFindConfig,
 }
 
 # How each program is called.
@@ -524,6 +729,7 @@ COMMANDS = {
     "export": "python -m cxr.export",
     "audit": "python -m cxr.audit",
     "protocols": "python -m cxr.protocols",
+    "lr_find": "python -m cxr.lr_find",
 }
 
 # What the checkpoint fixes: giving it to another collection would score other images than the network was made for.

@@ -14,13 +14,16 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from cxr.config import (
+    DEFAULT_EPOCHS,
     EXPORT_FORMATS,
     PROTOCOLS,
     SOURCES,
     EvaluateConfig,
     ExportConfig,
     Key,
+    LrFindConfig,
     ProtocolsConfig,
+    Stage,
     TrainConfig,
     keys,
 )
@@ -98,7 +101,7 @@ def check_value(name: str, value: Any, schema: type) -> None:
     except OmegaConfBaseException as error:
         raise SettingError(explain(error, {leaf: key}).replace(leaf, name)) from None
     if typed[leaf] is not None:
-        _check_range(key, OmegaConf.to_container(typed[leaf]) if OmegaConf.is_config(typed[leaf]) else typed[leaf])
+        check_range(key, OmegaConf.to_container(typed[leaf]) if OmegaConf.is_config(typed[leaf]) else typed[leaf])
 
 
 def check(config: DictConfig, schema: type) -> dict[str, Any]:
@@ -120,13 +123,17 @@ def check(config: DictConfig, schema: type) -> dict[str, Any]:
         raise SettingError(explain(error, table)) from None
     for key in table.values():
         if not key.section:
-            _check_range(key, _look_up(plain, key.name))
+            check_range(key, _look_up(plain, key.name))
     if plain.get("data") is not None:
         _check_data(plain["data"])
     if issubclass(schema, TrainConfig):
         _check_training(plain)
     if schema is ProtocolsConfig:
         _check_protocols(plain)
+    if schema is LrFindConfig and plain["lr_find"]["lowest"] >= plain["lr_find"]["highest"]:
+        raise SettingError(
+            f"lr_find.lowest={plain['lr_find']['lowest']}: must be below lr_find.highest={plain['lr_find']['highest']}"
+        )
     if schema is EvaluateConfig:
         _check_evaluation(plain)
     if schema is ExportConfig:
@@ -173,7 +180,12 @@ def _look_up(plain: Mapping[str, Any], name: str) -> Any:
     return value
 
 
-def _check_range(key: Key, value: Any) -> None:
+def check_range(key: Key, value: Any) -> None:
+    """Refuse a value outside the choices or the range of its key.
+
+    Raises:
+        SettingError: naming the key, the value and what is possible.
+    """
     if value is None:
         return
     if value == MISSING:
@@ -244,22 +256,31 @@ def _check_source(prefix: str, source: Any) -> dict[str, Any]:
     schema = SOURCES.get(str(source["kind"]))
     if schema is None:
         raise SettingError(f"{prefix}.kind={source['kind']}: one of {', '.join(SOURCES)}")
+    plain = _check_table(prefix, source, schema)
+    if "root" in plain and plain["root"] is None:
+        raise SettingError(f"data.root: needs a value, data.root=<{_meaning(schema, 'root')}>")
+    return plain
+
+
+def _check_table(prefix: str, given: Mapping[str, Any], schema: type) -> dict[str, Any]:
+    """The keys of a part of the settings that is one of many of its kind."""
     table = {key.name: key for key in keys(schema)}
-    for name in source:
+    for name in given:
         if name not in table:
             guess = nearest(str(name), list(table))
             hint = f"did you mean {prefix}.{guess}?" if guess is not None else f"one of {', '.join(table)}"
             raise SettingError(f"{prefix}.{name}: there is no such key; {hint}")
     try:
-        typed = OmegaConf.merge(OmegaConf.structured(schema), dict(source))
-        plain = _plain(typed)
+        plain = _plain(OmegaConf.merge(OmegaConf.structured(schema), dict(given)))
     except OmegaConfBaseException as error:
         raise SettingError(f"{prefix}.{explain(error, table)}") from None
     for key in table.values():
-        _check_range(dataclasses.replace(key, name=f"{prefix}.{key.name}"), plain[key.name])
-    if "root" in plain and plain["root"] is None:
-        raise SettingError(f"data.root: needs a value, data.root=<{table['root'].metadata['meaning']}>")
+        check_range(dataclasses.replace(key, name=f"{prefix}.{key.name}"), plain[key.name])
     return plain
+
+
+def _meaning(schema: type, name: str) -> str:
+    return str(next(key.metadata["meaning"] for key in keys(schema) if key.name == name))
 
 
 def _check_evaluation(plain: dict[str, Any]) -> None:
@@ -343,12 +364,9 @@ def _check_training(plain: dict[str, Any]) -> None:
     sweep = plain["sweep"]["name"]
     if sweep is not None and not re.fullmatch(r"\w[\w.-]*", sweep):
         raise SettingError(f"sweep.name={sweep}: letters, digits, '_', '-' and '.' only: it is the name of a folder")
-    balance, trainer = plain["balance"], plain["trainer"]
-    if balance["sampler"] != "none" and balance["weighting"] != "none" and not balance["allow_both"]:
-        raise SettingError(
-            f"balance.sampler={balance['sampler']} and balance.weighting={balance['weighting']} correct the same "
-            "imbalance twice; set one of them to none, or balance.allow_both=true"
-        )
+    _check_model(plain["model"], plain["data"]["batch_size"])
+    _check_balance(plain["balance"], plain["loss"], plain["data"]["batch_size"])
+    trainer = plain["trainer"]
     if trainer["gpus"] == 0 and trainer["precision"] == "16-mixed":
         raise SettingError(
             "trainer.precision=16-mixed with trainer.gpus=0: a CPU has no such mode; use 32-true or auto"
@@ -370,4 +388,68 @@ def _check_training(plain: dict[str, Any]) -> None:
         raise SettingError(
             f"schedule.low_momentum={schedule['low_momentum']}: must not be above "
             f"schedule.high_momentum={schedule['high_momentum']}"
+        )
+    if schedule["stages"] is None:
+        trainer["max_epochs"] = DEFAULT_EPOCHS if trainer["max_epochs"] is None else trainer["max_epochs"]
+        return
+    if not schedule["stages"]:
+        raise SettingError("schedule.stages=[]: give a stage, schedule.stages=[{epochs:5}], or null")
+    schedule["stages"] = [
+        _check_stage(f"schedule.stages[{number}]", stage) for number, stage in enumerate(schedule["stages"])
+    ]
+    epochs = sum(stage["epochs"] for stage in schedule["stages"])
+    if trainer["max_epochs"] not in (None, epochs):
+        raise SettingError(
+            f"trainer.max_epochs={trainer['max_epochs']}: the stages of the schedule have {epochs} epochs together; "
+            "give trainer.max_epochs=null"
+        )
+    trainer["max_epochs"] = epochs
+
+
+def _check_stage(prefix: str, stage: Any) -> dict[str, Any]:
+    if not isinstance(stage, Mapping):
+        raise SettingError(f"{prefix}={stage}: a stage is written {{epochs:5,freeze:body}}")
+    return _check_table(prefix, stage, Stage)
+
+
+def _check_model(model: dict[str, Any], batch_size: int) -> None:
+    """Refuse what no network can be; one way of saying so stays for ``pretrained``."""
+    pretrained = model["pretrained"]
+    if not isinstance(pretrained, bool) and pretrained != "imagenet":
+        raise SettingError(f"model.pretrained={pretrained}: true (or imagenet) or false")
+    model["pretrained"] = pretrained is not False
+    if model["head"] == "concat_pool" and model["drop_rate"] > 0:
+        raise SettingError(
+            f"model.drop_rate={model['drop_rate']} with model.head=concat_pool: this head has dropout of its own; "
+            "leave one of them out"
+        )
+    if model["head"] == "concat_pool" and batch_size == 1:
+        raise SettingError(
+            "data.batch_size=1 with model.head=concat_pool: its batch norms need two images or more in a batch"
+        )
+
+
+def _check_balance(balance: dict[str, Any], loss: dict[str, Any], batch_size: int) -> None:
+    """Refuse an imbalance that is corrected twice, and a loss that is not defined."""
+    corrections = {
+        f"balance.{name}={balance[name]}": "none" for name in ("sampler", "weighting") if balance[name] != "none"
+    }
+    if loss["name"] == "logit_adjusted":
+        corrections["loss.name=logit_adjusted"] = "cross_entropy"
+    if len(corrections) > 1 and not balance["allow_both"]:
+        ways = ", ".join(f"{given.partition('=')[0]}={off}" for given, off in corrections.items())
+        raise SettingError(
+            f"{' and '.join(corrections)} correct the same imbalance twice; keep one of them ({ways}), or "
+            "balance.allow_both=true"
+        )
+    if balance["sampler"] == "repeat" and batch_size == 1:
+        # What is drawn for a batch depends on the images in it.
+        raise SettingError(
+            "data.batch_size=1 with balance.sampler=repeat: an image would be augmented in the same way each time; "
+            "use 2 or more"
+        )
+    if loss["name"] == "focal" and loss["label_smoothing"] > 0:
+        raise SettingError(
+            f"loss.label_smoothing={loss['label_smoothing']} with loss.name=focal: not defined for it; leave one of "
+            "them out"
         )

@@ -22,7 +22,7 @@ class DataError(CxrError):
 
 
 class DivergedError(CxrError):
-    """The loss or a gradient is not finite."""
+    """The loss, a gradient or an answer of the network is not finite."""
 
     exit_status = 4
 

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
-from cxr.config import SCHEMAS, SOURCES, Key, keys
+from cxr.config import SCHEMAS, SOURCES, Key, OptunaSweeper, RayLauncher, SlurmLauncher, Stage, keys
 
 WIDTH = 118
 
@@ -19,7 +19,7 @@ Train a classifier of chest radiographs; the test set stays closed.
   python train.py -m optimizer.lr=1e-4,1e-3 balance=none,oversample
                                                        a multirun: every combination, a table at the end
   python train.py -m <...> sweep.name=<name>           typed again, it goes on where it was stopped
-  python train.py resume=<run>                         a run goes on from its last whole epoch
+  python train.py resume=<run>                         a run goes on from its last checkpoint
   python train.py --config-dir <run> --config-name config
                                                        a run again, from its own directory""",
     "evaluate": """\
@@ -61,10 +61,18 @@ Train one configuration under several splits, and say how far each flatters it. 
 
 Each protocol is an ordinary sweep, whose command is printed, pooled out of fold by evaluate.py.
 Written to <paths.output>/protocols/<name>/<date_time>: protocols.csv, .json and .html, figures, and all runs.""",
+    "lr_find": """\
+Find a learning rate by a range test (Smith 2017). Takes every key of train.py; nothing is trained.
+
+  python -m cxr.lr_find experiment=demo
+  python -m cxr.lr_find data=chest_xray model=resnet18 lr_find.num_steps=200
+  python -m cxr.lr_find schedule.stages=[{epochs:1,freeze:body},{epochs:9}] lr_find.stage=2
+
+Written to <paths.output>/lr_find/<name>/<date_time>: lr_find.png, lr_find.csv.""",
 }
 
 # Choices that are no section of the schema.
-FURTHER_CHOICES = {"train": ("experiment", "sweep"), "protocols": ("experiment",)}
+FURTHER_CHOICES = {"train": ("experiment", "sweep"), "protocols": ("experiment",), "lr_find": ("experiment",)}
 
 
 LAUNCHER = {
@@ -99,6 +107,19 @@ def help_text(program: str, conf_dir: Path) -> str:
             "Launcher of a multirun (hydra.launcher.<key>=<value>; hydra/launcher=basic: all in one process):",
         ]
         parts += [f"  {name:<36}  {meaning}" for name, meaning in LAUNCHER.items()]
+        parts += [
+            "",
+            "Search in a multirun (hydra/sweeper=optuna; interval(a,b), range(a,b,step), choice(a,b), tag(log, ...)):",
+        ]
+        searching = [key for key in keys(OptunaSweeper, "hydra.sweeper.") if "meaning" in key.metadata]
+        parts += ["\n".join(_lines(key)) for key in searching]
+        parts += ["", "Slurm runs the jobs of a multirun (hydra/launcher=slurm; hydra.launcher.<key>=<value>):"]
+        parts += ["\n".join(_lines(key)) for key in keys(SlurmLauncher, "hydra.launcher.") if key.metadata]
+        parts += ["", "Ray runs the jobs of a multirun (hydra/launcher=ray; hydra.launcher.<key>=<value>):"]
+        parts += ["\n".join(_lines(key)) for key in keys(RayLauncher, "hydra.launcher.") if key.metadata]
+    if "schedule" in names:
+        parts += ["", "Keys of a stage (schedule.stages=[{epochs:1,freeze:body},{epochs:9,lr:[1e-5,1e-3]}]):"]
+        parts += ["\n".join(_lines(key)) for key in keys(Stage)]
     if "data" in names:
         parts += ["", "Options of the sources (data.sources.<name>.<key>=<value>):"]
     for kind, source in SOURCES.items() if "data" in names else ():

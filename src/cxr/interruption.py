@@ -1,23 +1,34 @@
 """How does a program end that is told to, where nothing is half done?
 
 SIGINT and SIGTERM end it with 130 and 143: at once, or, while work goes on that must not be cut anywhere, at the next
-place that is fit for it.
+place that is fit for it. SIGUSR2, by which a cluster says that the time runs out, ends it in the same way with 140.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+import time
 from types import FrameType
+from typing import Final, NoReturn
+
+# Windows has no such signal.
+TIME_RUNS_OUT: Final[int | None] = getattr(signal, "SIGUSR2", None)
+
+# Seconds within which a second SIGINT is the first once more: one Ctrl-C reaches a program twice where what started it
+# (uv run, srun) hands on what the terminal has sent to the whole process group.
+SAME_INTERRUPT = 0.4
 
 _asked: int | None = None  # the signal that came
+_asked_at = 0.0
 _deferring = False
 
 
 def listen() -> None:
-    """End with `SystemExit` 130 after SIGINT and 143 after SIGTERM; a second SIGINT ends the process on the spot."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _on_signal)
+    """End with `SystemExit` 128 + its number after a signal; another SIGINT ends the process on the spot."""
+    for number in (signal.SIGINT, signal.SIGTERM, TIME_RUNS_OUT):
+        if number is not None:
+            signal.signal(number, _on_signal)
 
 
 def defer() -> None:
@@ -32,20 +43,36 @@ def resume() -> None:
     _deferring = False
 
 
+def asked() -> int | None:
+    """The signal that came while that was deferred; None where none did."""
+    return _asked
+
+
 def end_if_asked() -> None:
     """End the program if a signal came while that was deferred.
 
     Raises:
-        SystemExit: 130 or 143.
+        SystemExit: 130, 143 or 140.
     """
     if _asked is not None:
-        raise SystemExit(128 + _asked)
+        end(_asked)
+
+
+def end(number: int) -> NoReturn:
+    """End the program as after a signal, also one that came to another process of the same run.
+
+    Raises:
+        SystemExit: 128 + number.
+    """
+    raise SystemExit(128 + number)
 
 
 def _on_signal(number: int, _frame: FrameType | None) -> None:
-    global _asked
+    global _asked, _asked_at
     if _asked is not None and number == signal.SIGINT:
-        os._exit(128 + number)  # somebody is in a hurry: no file is touched any more
-    _asked = number
+        if time.monotonic() - _asked_at > SAME_INTERRUPT:
+            os._exit(128 + number)  # somebody is in a hurry: no file is touched any more
+        return
+    _asked, _asked_at = number, time.monotonic()
     if not _deferring:
         end_if_asked()

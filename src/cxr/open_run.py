@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +15,18 @@ import yaml
 
 from cxr.command_line import Job
 from cxr.errors import CheckpointError, CxrError, DivergedError
+from cxr.evaluation.comparison.configurations import balance_in_words
 from cxr.files import write_atomically
+from cxr.interruption import defer, end_if_asked, resume
 from cxr.resumption import OF_THE_CALL
+from cxr.run_names import job_name, single_name
 from cxr.training.accelerators import resolve_devices, resolve_precision
 from cxr.training.environment import describe_environment
+from cxr.training.launched import require_fitting
 from cxr.training.run_directory import RunDirectory
 
 if TYPE_CHECKING:
+    import pandas as pd
     from pytorch_lightning.loggers import Logger
 
 _CONFIG_HEAD = """\
@@ -35,7 +40,7 @@ defaults:
 """
 
 
-SIGNALLED = (130, 143)  # what a program ends with after SIGINT and SIGTERM, see `cxr.interruption`
+SIGNALLED = (130, 143, 140)  # what a program ends with after a signal, see `cxr.interruption`
 
 
 @dataclass
@@ -46,13 +51,17 @@ class OpenRun:
         job: what was asked for.
         directory: where the run keeps its books.
         first: whether this is the process that keeps the books.
+        pruned: how it was pruned, in words, where it was a trial that ended early.
         logger: where its metrics go, once `track` was called; None for none, and in all processes but the first.
+        tracking_dir: what the tracker writes; None before `track`, and where there is none.
     """
 
     job: Job
     directory: RunDirectory
     first: bool
     logger: Logger | None = None
+    tracking_dir: Path | None = None
+    pruned: str | None = None
 
     @property
     def checkpoint_path(self) -> Path | None:
@@ -69,46 +78,91 @@ class OpenRun:
         return path
 
     def track(self) -> None:
-        """Open the tracking: not before there is something to track, so that a mistake in the data leaves no trace."""
+        """Open the tracking: not before there is something to track, so that a mistake in the data leaves no trace.
+
+        A run that goes on goes on in the tracked run that it was, under its name, also where one job of a sweep goes on
+        alone.
+        """
+        from cxr.training.tracked_run import recall, remember
         from cxr.training.tracking import build_logger
 
         if not self.first or self.logger is not None:
             return
-        settings, chosen = self.job.settings, self.job.settings["logger"]
-        sweep = None if self.job.sweep_dir is None else self.job.sweep_dir.name
-        differs = ", ".join(f"{name}={value}" for name, value in self.job.chosen.items())
-        name = f"{settings['name']}/{self.directory.path.name}" if sweep is None else f"{self.job.number}: {differs}"
-        group = chosen["group"] if chosen["group"] is not None else (settings["name"] if sweep is None else sweep)
-        self.logger = build_logger(
-            chosen["name"],
-            tracking_dir=self.directory.tracking_dir,
-            config={name: value for name, value in settings.items() if name not in OF_THE_CALL},
-            project=chosen["project"],
-            entity=chosen["entity"],
-            tags=chosen["tags"],
-            resumes=self.job.continues is not None,
-            **self._called(name=name, group=group),
-        )
+        job, settings, chosen = self.job, self.job.settings, self.job.settings["logger"]
+        folder = self.directory.path.name
+        before = recall(self.directory) if job.continues is not None else None
+        if before is not None:
+            name, group, tracking_dir = before.name, before.group, before.folder
+        elif job.sweep_dir is None:
+            name, group = single_name(settings["name"], folder, job.chosen, settings), settings["name"]
+            tracking_dir = self.directory.tracking_dir
+        else:
+            name, group = (
+                job_name(job.number, job.chosen, job.sweep_dir, settings),
+                f"{settings['name']}/{job.sweep_dir.name}",
+            )
+            # W&B's own viewer shows the runs of one folder together, so the jobs of a sweep share it.
+            sharing = RunDirectory(job.sweep_dir) if chosen["name"] == "wandb" else self.directory
+            tracking_dir = sharing.tracking_dir
+        config = {
+            **{name: value for name, value in settings.items() if name not in OF_THE_CALL},
+            "class_weighting": balance_in_words(settings["balance"]["sampler"], settings["balance"]["weighting"]),
+            "run": f"{group}/{folder}",
+        }
+        self.tracking_dir = tracking_dir
+        # A signal while W&B opens its run would leave one that nobody closes, and that W&B holds for finished.
+        defer()
+        try:
+            self.logger = build_logger(
+                chosen["name"],
+                tracking_dir=tracking_dir,
+                config=config,
+                name=name,
+                project=chosen["project"],
+                entity=chosen["entity"],
+                group=group if before is not None or chosen["group"] is None else chosen["group"],
+                tags=chosen["tags"],
+                notes=chosen["notes"],
+                capture=chosen["capture"],
+                run_id=None if before is None else before.id,
+            )
+            remember(self.logger, self.directory, tracking_dir)
+        finally:
+            resume()
+        end_if_asked()
 
-    def close_tracking(self, exit_status: int, reason: str | None) -> None:
-        """Close what `track` opened; a run that failed shows why."""
+    def send_artifacts(self, records: pd.DataFrame, best: Mapping[str, float]) -> None:
+        """Log the split and the weights that ``logger.log_model`` asks for.
+
+        Args:
+            records: of the data module.
+            best: metrics of the best epoch.
+        """
+        if self.logger is None or self.tracking_dir is None:
+            return
+        from cxr.training.artifacts import log_model, log_split
+
+        log_split(self.logger, records, self.tracking_dir)
+        wanted, run = self.job.settings["logger"]["log_model"], self.directory
+        paths = {"latest": run.last_checkpoint_path, "best": run.best_checkpoint_path}
+        if wanted == "best":  # the one version that there is has both aliases
+            paths["latest"] = run.best_checkpoint_path
+        if wanted != "none":
+            checkpoints = {alias: path for alias, path in paths.items() if path.is_file()}
+            log_model(self.logger, self.tracking_dir, checkpoints, metrics=best)
+
+    def close_tracking(self, exit_status: int, status: str, reason: str | None) -> None:
+        """Close what `track` opened.
+
+        Args:
+            status: finished, pruned, failed, interrupted or diverged.
+            reason: a few words that name no file and no patient.
+        """
         if self.logger is None:
             return
-        from cxr.training.tracking import finish, note_failure
+        from cxr.training.tracking import finish
 
-        if exit_status != 0 or self.job.continues is not None:  # what was noted before it went on holds no more
-            note_failure(self.logger, reason)
-        finish(self.logger, exit_status)
-
-    def _called(self, **names: str) -> dict[str, str]:
-        """What the run is called in the tracking: as when it began, also where one job of a sweep goes on alone."""
-        path = self.directory.tracking_dir / "names.json"
-        if self.job.continues is not None and path.is_file():
-            kept: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
-            return kept
-        path.parent.mkdir(exist_ok=True)
-        write_atomically(path, json.dumps(names, indent=2) + "\n")
-        return names
+        finish(self.logger, exit_status, status=status, reason=reason)
 
 
 @contextmanager
@@ -122,6 +176,7 @@ def open_run(job: Job) -> Iterator[OpenRun]:
     settings, trainer = job.settings, job.settings["trainer"]
     devices = resolve_devices(trainer["gpus"], strategy=trainer["strategy"], num_processes=trainer["num_processes"])
     resolve_precision(trainer["precision"], devices["accelerator"])
+    require_fitting(devices["devices"], trainer["num_nodes"], trainer["strategy"])
     joined = RunDirectory.join()
     if joined is not None:
         yield OpenRun(job, joined, first=False)
@@ -142,6 +197,7 @@ def _kept_books(run: OpenRun, *, cuda: bool) -> Iterator[OpenRun]:
     """Write what the run is and what it is trained with, let it go on, and write what it came to."""
     job, directory = run.job, run.directory
     status, reason, exit_status = "failed", None, 1
+    told = None  # of the reason, to W&B: an error may name a patient or a file
     try:  # from here on: a signal may come while the machine is being described
         if job.continues is None:
             own = {name: value for name, value in job.settings.items() if name not in OF_THE_CALL}
@@ -149,19 +205,22 @@ def _kept_books(run: OpenRun, *, cuda: bool) -> Iterator[OpenRun]:
             write_atomically(directory.config_path, _CONFIG_HEAD.format(path=os.path.relpath(directory.path)) + text)
         _note_environment(directory, describe_environment(cuda=cuda))
         yield run
-        status, exit_status = "finished", 0
+        status, exit_status = "finished" if run.pruned is None else "pruned", 0
+        told = reason = run.pruned
     except CxrError as error:
         status = "diverged" if isinstance(error, DivergedError) else "failed"
         reason, exit_status = " ".join(str(error).split()), error.exit_status
+        told = reason if isinstance(error, DivergedError) else type(error).__name__
         raise
     except SystemExit as end:
         exit_status = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
-        reason = f"exit status {exit_status}"
+        told = reason = f"exit status {exit_status}"
         if exit_status in SIGNALLED:
             status = "interrupted"
         raise
     except BaseException as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        told = type(error).__name__
         raise
     finally:
         tracked = run.job.settings["logger"]["name"] == "wandb"
@@ -169,7 +228,7 @@ def _kept_books(run: OpenRun, *, cuda: bool) -> Iterator[OpenRun]:
             # A run of its own that fails before there is anything to track leaves no trace; among the jobs of a sweep
             # it would be missed.
             run.track()
-        run.close_tracking(exit_status, reason)
+        run.close_tracking(exit_status, status, told)
         run.directory.write_status(status, reason=reason, exit_status=exit_status)  # type: ignore[arg-type]
 
 

@@ -24,7 +24,7 @@ def record_end(path: Path, exit_status: int) -> None:
     job = Job(settings, [], run.path.parent, int(run.path.name), continues=run.path)
     opened = OpenRun(job, run, first=True)
     opened.track()
-    opened.close_tracking(exit_status, run.read_status().get("reason"))
+    opened.close_tracking(exit_status, "failed", run.read_status().get("reason"))
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from cxr.audit.audit import Audit
     from cxr.evaluation.evaluate import EvaluationResult
     from cxr.pipeline.datamodule import CXRDataModule
+    from cxr.training.lr_finder import LrCurve
     from cxr.training.module import CXRModule
 
 
@@ -110,10 +111,18 @@ def report_weights(module: CXRModule) -> None:
         return
     parts = [f"{loaded.num_loaded} tensors loaded"]
     if loaded.left_out:
-        parts.append(f"{len(loaded.left_out)} of the file left out")
+        parts.append(f"{len(loaded.left_out)} of the file left out: {_first_names(loaded.left_out)}")
     if loaded.fresh:
-        parts.append(f"{len(loaded.fresh)} start afresh: {', '.join(loaded.fresh[:4])}")
-    _console().print(f"Weights from {escape(loaded.source)}: {'; '.join(parts)}")
+        parts.append(f"{len(loaded.fresh)} start afresh: {_first_names(loaded.fresh)}")
+    if loaded.resized:
+        parts.append(f"fitted to the image size: {_first_names(loaded.resized)}")
+    _console().print(escape(f"Weights from {loaded.source}: {'; '.join(parts)}"))
+
+
+def _first_names(names: Sequence[str]) -> str:
+    shown = 4
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return f"{', '.join(names[:shown])}{more}"
 
 
 def report_trainer(trainer: pl.Trainer) -> None:
@@ -124,18 +133,55 @@ def report_trainer(trainer: pl.Trainer) -> None:
         logger.log_hyperparams({"resolved": {"device": device, "precision": str(trainer.precision)}})
 
 
+def say(line: str) -> None:
+    """Print one line of the course of a training."""
+    _console().print(escape(line))
+
+
+def report_range_test(run: OpenRun, stage: str, curve: LrCurve, taken: float) -> None:
+    """Say which rate a range test gave a stage; draw its curve, in the run and where the run is tracked."""
+    from cxr.evaluation.range_test_figure import draw_range_test, write_range_test
+    from cxr.training.tracking import show_figure
+
+    name = f"lr_find_{stage.replace(' ', '_')}"
+    path = run.directory.figures_dir / f"{name}.png"
+    write_range_test(curve, path.with_suffix(".csv"))
+    draw_range_test(curve, path, stage)
+    show_figure(run.logger, name, path)
+    suggests = f"suggests no rate ({curve.useless}); optimizer.lr is taken," if curve.useless else "suggests"
+    say(f"{stage}: the range test {suggests} {taken:.2g} ({os.path.relpath(path)})")
+
+
 def report_run(run: OpenRun, trainer: pl.Trainer) -> None:
     """Score the best checkpoint on validation, print its metrics, and say how to evaluate it."""
     if not run.first:
         return
+    from cxr.evaluation.comparison.finished_runs import duration
     from cxr.evaluation.evaluate import evaluate_run
     from cxr.evaluation.summary import metrics_table
     from cxr.training.callbacks import BestCheckpoint
+    from cxr.training.pruning import TrialPruning
     from cxr.training.tracking import summarise
 
     on_cpu = trainer.strategy.root_device.type == "cpu"
     best = next(callback for callback in trainer.callbacks if isinstance(callback, BestCheckpoint))  # type: ignore[attr-defined]
-    summarise(run.logger, best.best_metrics, best.best_epoch)
+    module: CXRModule = trainer.lightning_module  # type: ignore[assignment]
+    data: CXRDataModule = trainer.datamodule  # type: ignore[attr-defined]
+    epochs, seconds = duration(run.directory.history_path)
+    cost = {
+        "epochs": epochs,
+        "seconds": seconds,
+        "seconds_per_epoch": seconds / epochs if epochs and seconds is not None else None,
+        "parameters": sum(parameter.numel() for parameter in module.parameters()),
+        "train_images": sum(data.class_counts["train"].values()),
+    }
+    summarise(run.logger, best.best_metrics, best.best_epoch, cost=cost)
+    pruning = next((each for each in trainer.callbacks if isinstance(each, TrialPruning)), None)  # type: ignore[attr-defined]
+    if pruning is not None and pruning.pruned is not None:
+        run.pruned = pruning.pruned
+        _console().print(f"The trial was {pruning.pruned}; its best weights are kept.")
+        return
+    run.send_artifacts(data.records, best.best_metrics)
     # The metrics only: pictures and subgroups of every job of a sweep would cost more than a small training.
     result = evaluate_run(run.directory.path, split="val", gpus=0 if on_cpu else None, subgroups=(), report=False)
     console = _console()
@@ -187,7 +233,9 @@ def report_sweep(jobs: Sequence[Job]) -> None:
         auroc = best_auroc(directory) if status["status"] == "finished" else None
         shown = f"{auroc:.4f}" if auroc is not None else "-"
         outcome = str(status["status"]) + (f": {status['reason']}" if status["reason"] is not None else "")
-        chosen = [str(job.chosen.get(name, "")) for name in names]
+        if status["status"] == "pruned":
+            outcome = str(status["reason"])
+        chosen = [_shortened(job.chosen.get(name, "")) for name in names]
         rows.append((-1.0 if auroc is None else auroc, [str(job.number), *chosen, shown, outcome]))
     table = Table(title=f"Sweep {os.path.relpath(jobs[0].sweep_dir or '.')}", title_justify="left", title_style="bold")
     for name in ("job", *names, "val/auroc"):
@@ -196,3 +244,11 @@ def report_sweep(jobs: Sequence[Job]) -> None:
     for _, row in sorted(rows, key=lambda row: row[0], reverse=True):
         table.add_row(*(escape(cell) for cell in row))
     _console().print(table)
+
+
+def _shortened(value: str) -> str:
+    """A number that a search proposed has more digits than a table needs."""
+    try:
+        return f"{float(value):.4g}" if len(value) > 8 else value
+    except ValueError:
+        return value

@@ -56,10 +56,7 @@ def require_resumable(path: str | Path, settings: Settings) -> None:
         raise ConfigurationError(f"resume={path}: the run is finished; there is nothing to go on with")
     with run.held():
         pass
-    # Where the files lie is no part of a run: the checkpoint knows them by their fingerprints.
-    before, now = (
-        {name: value for name, value in _telling(each) if not name.startswith("paths.")} for each in (kept, settings)
-    )
+    before, now = telling(kept), telling(settings)
     changed = [f"{name}: {_shown(old)} -> {_shown(new)}" for name, old, new in changes(before, now)]
     if changed:
         raise ConfigurationError(
@@ -74,6 +71,14 @@ def changes(before: Settings, now: Settings) -> list[tuple[str, Any, Any]]:
     return [
         (name, old.get(name), new.get(name)) for name in dict.fromkeys([*old, *new]) if old.get(name) != new.get(name)
     ]
+
+
+def telling(settings: Settings) -> dict[str, Any]:
+    """The settings by which a run that goes on is held to be the same, as dotted key -> value.
+
+    Where the files lie is no part of a run: the checkpoint knows them by their fingerprints.
+    """
+    return {name: value for name, value in _telling(settings) if not name.startswith("paths.")}
 
 
 def _telling(settings: Settings) -> Iterator[tuple[str, Any]]:

@@ -5,21 +5,22 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
 from cxr.command_line import Job
 from cxr.errors import ConfigurationError
+from cxr.evaluation.comparison.search_record import RECORD
 from cxr.resumption import identity, kept_settings
-from cxr.sweeps.devices import DevicePool, default_num_jobs, gpus_of_job, visible_gpus
+from cxr.sweep_runners import Runner
 from cxr.sweeps.display import Display
 from cxr.sweeps.job import SweepJob, best_auroc, note_refusal
 from cxr.sweeps.plan import differing, find_places
-from cxr.sweeps.supervisor import Supervisor
 from cxr.training.run_directory import RunDirectory
 
 
@@ -44,54 +45,46 @@ def hold_sweep(sweep_dir: Path) -> AbstractContextManager[object]:
 def run_jobs(
     jobs: Sequence[Job],
     refusals: Sequence[str | None],
-    command: Sequence[str],
-    *,
-    n_jobs: int | None,
-    gpus_per_job: int | None,
+    program: Sequence[str],
+    runner: Runner,
 ) -> tuple[list[Job], list[float]]:
     """Run the jobs of one batch, except those that are finished, and wait for all.
 
     Args:
         jobs: as they were typed, with the numbers that they have where all are new.
         refusals: why a job cannot begin; None where it can.
-        command: starts the program with its flags; the overrides of a job follow.
-        n_jobs, gpus_per_job: see `ProcessLauncherConf`.
+        program: its path and its flags; the overrides of a job follow.
+        runner: see `cxr.sweep_runners.choose_runner`.
 
     Returns:
         The jobs with the numbers that they have got, and the best validation AUROC of each (NaN: there is none).
 
     Raises:
-        ConfigurationError: there are not so many GPUs, or a run of the sweep goes on somewhere.
+        ConfigurationError: the runner refuses them, a run of the sweep goes on somewhere, or the folder is that of a
+            search.
         SystemExit: after SIGINT or SIGTERM.
     """
     sweep_dir = jobs[0].sweep_dir
     assert sweep_dir is not None
-    gpus = visible_gpus() if any(job.settings and job.settings["trainer"]["gpus"] != 0 for job in jobs) else []
-    gpus_of_jobs = [
-        gpus_of_job(job.settings["trainer"]["gpus"], gpus_per_job, len(gpus)) if job.settings else 0 for job in jobs
-    ]
-    num_jobs = default_num_jobs(gpus_of_jobs, len(gpus)) if n_jobs is None else n_jobs
+    if (sweep_dir / RECORD).exists():
+        raise ConfigurationError(
+            f"sweep folder {os.path.relpath(sweep_dir)}: is that of a search; give another sweep.name"
+        )
+
+    def identify(run: RunDirectory) -> str | None:
+        kept = kept_settings(run)
+        return runner.alive.get(int(run.path.name)) if kept is None else identity(kept)
+
     with Display() as display:
         identities = [identity(job.settings) if job.settings else None for job in jobs]
-        places = find_places(sweep_dir, identities, jobs[0].number, _identify, display.say)
+        places = find_places(sweep_dir, identities, jobs[0].number, identify, display.say, runner.alive)
         jobs = [replace(job, number=place.number) for job, place in zip(jobs, places, strict=True)]
         names = differing([job.chosen for job in jobs])
         entries = []
-        for job, place, number_of_gpus, refusal in zip(jobs, places, gpus_of_jobs, refusals, strict=True):
-            entry = SweepJob(
-                number=place.number,
-                directory=RunDirectory(sweep_dir / str(place.number)),
-                label=", ".join(f"{name}={job.chosen[name]}" for name in names if name in job.chosen),
-                command=[*command, *job.overrides, "hydra.mode=RUN"],
-                end_command=[sys.executable, "-m", "cxr.record_end", str(sweep_dir / str(place.number))],
-                gpus=number_of_gpus,
-                continues=place.standing == "stopped",
-            )
-            if job.settings:
-                trainer = job.settings["trainer"]
-                several = 2 if trainer["strategy"] == "ddp" else 1
-                entry.max_epochs = trainer["max_epochs"]
-                entry.processes = several if trainer["num_processes"] is None else trainer["num_processes"]
+        for job, place, refusal in zip(jobs, places, refusals, strict=True):
+            label = ", ".join(f"{name}={job.chosen[name]}" for name in names if name in job.chosen)
+            entry = build_entry(job, job.settings, label, program)
+            entry.continues, entry.attached = place.standing == "stopped", place.standing == "running"
             if refusal is not None:
                 note_refusal(entry, refusal)
             elif place.standing == "finished":
@@ -102,22 +95,42 @@ def run_jobs(
                 display.changed(entry)
             entries.append(entry)
         try:
-            Supervisor(num_jobs, DevicePool(gpus, num_jobs, gpus_of_jobs), display).run(entries)
+            runner.run(entries, identities, display)
         except SystemExit:
-            display.say(f"Go on with: {_program()} -m sweep.resume={os.path.relpath(sweep_dir)}")
+            say_how_to_go_on(display, sweep_dir)
             raise
     scores = [best_auroc(entry.directory) if entry.state == "done" else None for entry in entries]
-    _say_what_failed(entries)
+    say_what_failed(entries, [entry for entry in entries if entry.state == "failed"])
     return list(jobs), [math.nan if score is None else score for score in scores]
 
 
-def _identify(run: RunDirectory) -> str | None:
-    settings = kept_settings(run)
-    return None if settings is None else identity(settings)
+def build_entry(job: Job, settings: Mapping[str, Any], label: str, program: Sequence[str]) -> SweepJob:
+    """The process that a job is to become.
+
+    Args:
+        settings: of the job, resolved; empty where it cannot begin.
+        label: what sets it apart.
+        program: its path and its flags.
+    """
+    assert job.sweep_dir is not None
+    directory = RunDirectory(job.sweep_dir / str(job.number))
+    entry = SweepJob(
+        number=job.number,
+        directory=directory,
+        label=label,
+        arguments=[*program, *job.overrides, "hydra.mode=RUN"],
+        end_command=[sys.executable, "-m", "cxr.record_end", str(directory.path)],
+    )
+    if settings:
+        trainer = settings["trainer"]
+        several = 2 if trainer["strategy"] == "ddp" else 1
+        entry.max_epochs = trainer["max_epochs"]
+        entry.processes = several if trainer["num_processes"] is None else trainer["num_processes"]
+    return entry
 
 
-def _say_what_failed(entries: Sequence[SweepJob]) -> None:
-    failed = [entry for entry in entries if entry.state == "failed"]
+def say_what_failed(entries: Sequence[SweepJob], failed: Sequence[SweepJob]) -> None:
+    """List the jobs that failed on standard error, each with its reason."""
     if not failed:
         return
     print(f"error: {len(failed)} of {len(entries)} jobs failed", file=sys.stderr)
@@ -127,5 +140,7 @@ def _say_what_failed(entries: Sequence[SweepJob]) -> None:
         print(f"  job {entry.number}{label}: {entry.reason}{console}", file=sys.stderr, flush=True)
 
 
-def _program() -> str:
-    return f"python {os.path.relpath(sys.argv[0])}"
+def say_how_to_go_on(display: Display, sweep_dir: Path) -> None:
+    """Say what to type after a sweep was stopped."""
+    program = os.path.relpath(sys.argv[0])
+    display.say(f"Go on with: python {program} -m sweep.resume={os.path.relpath(sweep_dir)}")

@@ -54,8 +54,7 @@ class ProcessLauncher(Launcher):
             lambda overrides: loader.load_sweep_config(self.config, list(overrides)),
             job_overrides,
             initial_job_idx,
-            n_jobs=self.n_jobs,
-            gpus_per_job=self.gpus_per_job,
+            {"n_jobs": self.n_jobs, "gpus_per_job": self.gpus_per_job},
         )
         return [
             JobReturn(overrides=list(overrides), status=JobStatus.COMPLETED, _return_value=score)

@@ -27,22 +27,38 @@ def test_numbers_bounds_and_charts_go_to_a_run_of_their_own(
 ) -> None:
     settings = {"name": "demo", "logger": {"name": "wandb", "project": "chests", "entity": None, "group": "night"}}
     (run / "config.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
-    (run / "tracking" / "wandb" / "offline-run-20260101_000000-abc123").mkdir(parents=True)
+    (run / "tracking.json").write_text(
+        json.dumps(
+            {"id": "abc123", "name": "3: lr=0.1", "group": "night", "project": "chests", "entity": None}
+            | {"folder": "tracking"}
+        ),
+        encoding="utf-8",
+    )
     result = evaluate_run(run, gpus=0, progress=False, report=False, num_resamples=100, tracking=None)
     assert result.entry is not None
 
-    (sent,) = (path for path in (run / "tracking" / "wandb").glob("offline-run-*") if not path.name.endswith("abc123"))
+    (sent,) = (run / "tracking" / "wandb").glob("offline-run-*")
     records = inspect_wandb(sent)
     (about,) = (record["run"] for record in records if record["type"] == "run")
     assert (about["job_type"], about["run_group"], about["project"]) == ("evaluate", "night", "chests")
     config = about["config"]["update"]
-    assert config["trained_run"] == "abc123"
+    assert about["display_name"] == "test of 3: lr=0.1"
+    assert (config["trained_run"], config["model_artifact"]) == ("abc123", "model-abc123:best")
     assert config["checkpoint_sha256"] == result.entry["checkpoint_sha256"]
 
     text = json.dumps(records)
     for name in ("test/auroc", "test/auroc_low", "test/auroc_high", "test/accuracy_n"):
         assert name in text
-    for chart in ("test/roc", "test/precision_recall", "test/confusion_matrix", "test/predictions"):
+    for name in ("test/ece_equal_mass", "test/slope"):
+        assert name in text
+    for chart in (
+        "test/reliability",
+        "test/subgroups",
+        "test/roc",
+        "test/precision_recall",
+        "test/confusion_matrix",
+        "test/predictions",
+    ):
         assert chart in text
 
     everything = b"".join(path.read_bytes() for path in sorted(sent.parent.parent.rglob("*")) if path.is_file())

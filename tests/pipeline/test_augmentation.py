@@ -214,3 +214,13 @@ def test_on_a_device_nothing_is_fetched_that_it_would_have_to_wait_for() -> None
         changed = augmentation.apply(batch, there)
     assert crossings.names == []
     assert (changed.device.type, changed.dtype, changed.shape) == ("meta", torch.uint8, images.shape)
+
+
+def test_an_image_that_comes_several_times_is_changed_anew_each_time() -> None:
+    augmentation = Augmentation(rotation_degrees=30, rotation_prob=1)
+    batches = [[7, 1, 7], [2, 7, 5], [7, 2, 5]]
+    drawn = [augmentation.draw(batch, seed=0, epoch=0).homographies for batch in batches]
+    of_seven = [
+        made[place] for batch, made in zip(batches, drawn, strict=True) for place in range(3) if batch[place] == 7
+    ]
+    assert len({tuple(matrix.flatten().tolist()) for matrix in of_seven}) == 4

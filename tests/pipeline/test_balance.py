@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cxr.errors import ConfigurationError, DataError
-from cxr.pipeline.balance import check_balance, class_weights, draw
+from cxr.pipeline.balance import check_balance, class_priors, class_weights, draw, epoch_length
 
 
 def test_inverse_frequency_gives_every_class_the_same_weight_in_all() -> None:
@@ -74,3 +74,26 @@ def test_balanced_batches_repeat_a_record_only_when_its_class_is_exhausted() -> 
     assert (times[LABELS == 0] == 2).all()
     assert times[LABELS == 1].max() == 1
     assert times[LABELS == 2].max() == 1
+
+
+def test_priors_are_shares_and_need_an_image_of_each_class() -> None:
+    assert class_priors([30, 60, 10]) == pytest.approx([0.3, 0.6, 0.1])
+    with pytest.raises(DataError, match="logit_adjusted"):
+        class_priors([3, 0])
+
+
+def test_repeating_shows_the_largest_class_once_and_the_others_as_often_in_all() -> None:
+    length = epoch_length(LABELS, "repeat")
+    assert length == 3 * 150
+    turns = np.zeros(len(LABELS), np.int64)
+    for epoch in range(40):
+        drawn = draw(LABELS, "repeat", length, 8, np.random.default_rng(epoch), epoch=epoch)
+        times = np.bincount(drawn, minlength=len(LABELS))
+        assert np.bincount(LABELS, weights=times).tolist() == [150, 150, 150]
+        assert set(times[LABELS == 0]) == {15}
+        assert set(times[LABELS == 1]) == {3, 4}  # 150 = 40 x 3 + 30
+        assert set(times[LABELS == 2]) == {1}
+        turns += times
+    # In as many epochs as the class has records, all of them come equally often.
+    assert set(turns[LABELS == 1]) == {150}
+    assert epoch_length(LABELS, "oversample") == 200

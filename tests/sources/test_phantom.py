@@ -1,10 +1,11 @@
 from __future__ import annotations
 
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
 from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -205,6 +206,14 @@ def draw_in_process(cache_dir: str) -> list[str]:
     return list(draw(cache_dir=cache_dir, num_patients=8).records["path"])
 
 
+def test_what_another_process_is_drawing_may_be_gone_when_it_is_looked_at(tmp_path: Path) -> None:
+    drawn = draw(cache_dir=tmp_path, num_patients=3)
+    folder = Path(drawn.records["path"].iloc[0]).parent
+    (folder / ".half.part").symlink_to(folder / "gone")
+
+    assert contents(draw(cache_dir=tmp_path, num_patients=3)) == contents(drawn)
+
+
 def test_processes_that_draw_at_once_share_one_folder(tmp_path: Path) -> None:
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         answers = list(pool.map(draw_in_process, [str(tmp_path)] * 2))
@@ -212,6 +221,28 @@ def test_processes_that_draw_at_once_share_one_folder(tmp_path: Path) -> None:
     assert answers[0] == answers[1]
     (folder,) = (path for path in tmp_path.iterdir() if path.is_dir())
     assert sorted(str(path) for path in folder.iterdir()) == sorted(answers[0])
+
+
+def test_what_another_process_is_just_writing_does_not_matter(tmp_path: Path) -> None:
+    folder = Path(draw_in_process(str(tmp_path))[0]).parent
+    ended = Event()
+
+    def write() -> None:
+        while not ended.is_set():
+            parts = [folder / f".{number}.part" for number in range(40)]
+            for part in parts:
+                part.touch()
+            for part in parts:
+                part.unlink()
+
+    with ThreadPoolExecutor(1) as pool:
+        writing = pool.submit(write)
+        try:
+            answers = [draw_in_process(str(tmp_path)) for _ in range(50)]
+        finally:
+            ended.set()
+        writing.result()
+    assert all(answer == answers[0] for answer in answers)
 
 
 @pytest.mark.parametrize(

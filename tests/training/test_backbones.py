@@ -12,6 +12,7 @@ from torch import Tensor
 
 from cxr.errors import CheckpointError, ConfigurationError
 from cxr.training.backbones import create_backbone
+from cxr.training.run_directory import RunDirectory
 
 REPOSITORY = "timm/test_resnet.r160_in1k"
 
@@ -103,7 +104,7 @@ def test_a_missing_network_is_one_line_with_two_ways_out(hub: Any) -> None:
     line = str(caught.value)
     assert "\n" not in line
     assert "model.pretrained=false" in line
-    assert "model.weights=<file>" in line
+    assert "model.weights=<file or run>" in line
 
 
 def test_a_hub_in_trouble_is_asked_once_not_a_dozen_times(hub: Any) -> None:
@@ -196,3 +197,26 @@ def test_a_file_without_tensors_is_refused(tmp_path: Path) -> None:
     torch.save({"epoch": 3}, tmp_path / "weights.pth")
     with pytest.raises(CheckpointError, match=r"no state dict"):
         create_backbone("test_resnet", num_classes=2, weights=tmp_path / "weights.pth")
+
+
+def test_a_run_stands_for_its_best_checkpoint(tmp_path: Path) -> None:
+    run = RunDirectory.create(tmp_path, "pretraining")
+    for path, seed in ((run.last_checkpoint_path, 1), (run.best_checkpoint_path, 2)):
+        torch.manual_seed(seed)
+        tensors = timm.create_model("test_resnet", num_classes=3).state_dict()
+        path.parent.mkdir(exist_ok=True)
+        torch.save({"state_dict": {f"network.{name}": tensor for name, tensor in tensors.items()}}, path)
+    made = create_backbone("test_resnet", num_classes=2, weights=run.path)
+    assert made.loaded is not None
+    assert made.loaded.source == str(run.best_checkpoint_path)
+    assert made.loaded.left_out == ["fc.bias", "fc.weight"]
+    torch.testing.assert_close(made.network.get_parameter("conv1.0.weight"), tensors["conv1.0.weight"])
+    run.best_checkpoint_path.unlink()
+    last = create_backbone("test_resnet", num_classes=2, weights=run.path)
+    assert last.loaded is not None
+    assert last.loaded.source == str(run.last_checkpoint_path)
+
+
+def test_a_folder_without_a_run_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"no run with a checkpoint: looked for .*best\.ckpt"):
+        create_backbone("test_resnet", num_classes=2, weights=tmp_path)

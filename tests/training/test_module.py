@@ -178,6 +178,17 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_names_the_step(
     assert "\n" not in line
 
 
+def test_answers_that_are_not_finite_end_the_run_where_no_loss_was(
+    make_module: Callable[..., CXRModule], loader: Callable[..., Any]
+) -> None:
+    module = make_module()
+    for parameter in module.parameters():  # as after a last step that was too large
+        parameter.data.fill_(float("inf"))
+    trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    with pytest.raises(DivergedError, match="5 of 5 images of val no finite answer"):
+        trainer.validate(module, loader([0, 1, 0, 1, 1]), verbose=False)
+
+
 def test_the_rate_follows_one_cycle_per_step_over_the_whole_run(
     make_module: Callable[..., CXRModule], loader: Callable[..., Any]
 ) -> None:

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,8 +17,11 @@ from cxr.training import tracking
 from cxr.training.callbacks import BestCheckpoint
 from cxr.training.module import CXRModule
 from cxr.training.run_directory import RunDirectory
-from cxr.training.tracking import build_logger, finish, summarise
+from cxr.training.shared_settings import NOT_SENT
+from cxr.training.tracked_run import recall, remember
+from cxr.training.tracking import MAX_NAME, build_logger, finish, summarise
 from cxr.training.trainer import build_trainer
+from cxr.training.wandb_account import has_key
 
 CONFIG = {"optimizer": {"lr": 0.001}, "data": {"views": ["PA"]}, "seed": 0}
 
@@ -48,24 +53,30 @@ def test_an_offline_run_holds_what_was_trained(
 ) -> None:
     run = RunDirectory.create(tmp_path, "exp")
     logger = build_logger(
-        "wandb", tracking_dir=run.tracking_dir, config=CONFIG, name="first", group="sweep", tags=["a"]
+        "wandb",
+        tracking_dir=run.tracking_dir,
+        config={**CONFIG, "paths": {"data": "/home/jane.doe"}, "model": {"weights": "/home/jane.doe/w.pt"}},
+        name="first",
+        group="sweep",
+        tags=["a"],
+        notes="why",
     )
     said = capsys.readouterr().err
-    assert "wandb sync" in said
+    assert "cxr.sync" in said
     assert "wandb leet" in said
     assert len(said.splitlines()) == 1
     trainer = build_trainer(run_dir=run, max_epochs=2, gpus=0, progress=False, logger=logger, log_every_n_steps=2)
     trainer.fit(make_module(), loader([0, 1] * 8), loader([0, 1] * 4, seed=2))
     best = next(each for each in trainer.callbacks if isinstance(each, BestCheckpoint))
     summarise(logger, best.best_metrics, best.best_epoch)
-    finish(logger, 3)
+    finish(logger, 3, status="failed", reason="DataError")
 
     records = inspect(run.tracking_dir)
     about = _of(records, "run")[0]
     config = {name: value for name, value in about["config"]["update"].items() if name != "_wandb"}
-    assert config == CONFIG
+    assert config == {**CONFIG, "paths": {"data": NOT_SENT}, "model": {"weights": NOT_SENT}}
     assert (about["display_name"], about["run_group"], about["job_type"]) == ("first", "sweep", "train")
-    assert about["tags"] == ["a"]
+    assert (about["tags"], about["notes"]) == (["a"], "why")
     history = [entry["item"] for entry in _of(records, "history")]
     scores = [entry["val/auroc"] for entry in history if "val/auroc" in entry]
     assert len(scores) == 2
@@ -75,6 +86,7 @@ def test_an_offline_run_holds_what_was_trained(
         summary.update(entry["update"])
     assert summary["best/val/auroc"] == pytest.approx(max(scores))
     assert summary["best/epoch"] == best.best_epoch
+    assert (summary["status"], summary["reason"]) == ("failed", "DataError")
     assert _of(records, "exit")[0]["exit_code"] == 3
 
 
@@ -156,12 +168,12 @@ def test_a_place_that_cannot_be_written_costs_one_warning(tmp_path: Path, capsys
 
 
 def test_a_key_in_the_netrc_file_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert tracking._has_key() is False
+    assert has_key() is False
     (tmp_path / "netrc").write_text(f"machine api.wandb.ai login user password {'a' * 40}\n", encoding="utf-8")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    assert tracking._has_key() is True
+    assert has_key() is True
     (tmp_path / "netrc").write_text("machine example.org login user password secret\n", encoding="utf-8")
-    assert tracking._has_key() is False
+    assert has_key() is False
 
 
 @pytest.mark.parametrize("kind", ["csv", "tensorboard"])
@@ -179,3 +191,61 @@ def test_none_is_none_and_anything_else_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "tracking").exists()
     with pytest.raises(ConfigurationError, match=r"logger.name=mlflow"):
         build_logger("mlflow", tracking_dir=tmp_path, config=CONFIG, name="first")
+
+
+def test_a_run_that_goes_on_is_the_same_run(
+    tmp_path: Path, inspect_wandb: Callable[[Path], list[dict[str, Any]]]
+) -> None:
+    run = RunDirectory.create(tmp_path, "exp")
+    first = build_logger("wandb", tracking_dir=run.tracking_dir, config=CONFIG, name="first", group="sweep")
+    remember(first, run, run.tracking_dir)
+    finish(first, 143, status="interrupted")
+    before = recall(run)
+    assert before is not None
+    assert (before.name, before.group, before.folder) == ("first", "sweep", run.tracking_dir)
+    time.sleep(1.1)  # W&B names its folders by the second
+    again = build_logger("wandb", tracking_dir=before.folder, config=CONFIG, name=before.name, run_id=before.id)
+    finish(again, 0)
+    parts = sorted((run.tracking_dir / "wandb").glob("offline-run-*"))
+    assert len(parts) == 2
+    for part, status in zip(parts, ("interrupted", "finished"), strict=True):
+        records = inspect_wandb(part)
+        assert _of(records, "run")[0]["run_id"] == before.id
+        said = [entry["update"]["status"] for entry in _of(records, "summary") if "status" in entry["update"]]
+        assert said[-1] == status
+    assert _of(records, "run")[0]["resume"] is True
+
+
+def test_a_run_that_is_killed_says_that_it_was_running(
+    tmp_path: Path, inspect: Callable[[Path], list[dict[str, Any]]]
+) -> None:
+    program = (
+        "import os, sys, time; from pathlib import Path; from cxr.training.tracking import build_logger\n"
+        f"logger = build_logger('wandb', tracking_dir=Path({str(tmp_path)!r}), config={{}}, name='first')\n"
+        "logger.experiment.log({'a': 1}); time.sleep(2); os._exit(9)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=False)
+    said = [entry["update"].get("status") for entry in _of(inspect(tmp_path), "summary")]
+    assert said[0] == "running"
+
+
+@pytest.mark.parametrize("capture", ["none", "all"])
+def test_console_and_code_travel_only_where_asked_for(
+    tmp_path: Path, capture: str, inspect: Callable[[Path], list[dict[str, Any]]]
+) -> None:
+    logger = build_logger("wandb", tracking_dir=tmp_path, config=CONFIG, name="first", capture=capture)
+    print("a word on the console", flush=True)
+    finish(logger, 0)
+    records = inspect(tmp_path)
+    said = any("a word on the console" in json.dumps(record) for record in records)
+    code = [each["type"] for each in _of(records, "artifact")]
+    assert (said, code) == ((True, ["code"]) if capture == "all" else (False, []))
+
+
+def test_what_cannot_be_captured_is_refused_and_a_long_name_is_cut(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"logger.capture=video"):
+        build_logger("wandb", tracking_dir=tmp_path, config=CONFIG, name="first", capture="video")
+    logger = build_logger("wandb", tracking_dir=tmp_path, config=CONFIG, name="x" * 300)
+    assert logger is not None
+    assert len(logger.experiment.name) == MAX_NAME
+    finish(logger, 0)

@@ -13,15 +13,18 @@ from numpy.typing import NDArray
 from PIL import Image
 from pytorch_lightning.loggers import WandbLogger
 
+from cxr.evaluation.comparison.configurations import balance_in_words
 from cxr.evaluation.metrics.measures import METRICS
 from cxr.evaluation.report.figures import thumbnail
 from cxr.evaluation.scoring.answers import Answers
 from cxr.evaluation.scoring.checkpoint import OpenedRun
 from cxr.training.run_directory import RunDirectory
-from cxr.training.tracking import build_logger, finish, tracked_run_id
+from cxr.training.tracked_run import recall
+from cxr.training.tracking import build_logger, finish
 
 MAX_ROWS = 200  # of the table of predictions, the worst first
 MAX_THUMBNAILS = 16  # of these, errors that are shown
+CALIBRATION_MEASURES = ("ece_equal_mass", "slope", "intercept")
 MAX_POINTS = 2000  # images behind a chart: W&B refuses tables of more than ten thousand rows
 
 
@@ -34,14 +37,18 @@ def track_evaluation(
     *,
     thumbnails: bool = False,
 ) -> list[str]:
-    """Send an evaluation to W&B as a run of its own, which names the run that was trained.
+    """Send an evaluation to W&B as a run of its own, in the group of the run that was trained, which it names.
+
+    Its settings name the trained run's id (``trained_run``) and the artifact with its weights (``model_artifact``);
+    online it also uses that artifact, which W&B shows as lineage; of an offline run, `cxr.sync` says so to the server.
 
     No file name and no patient leaves the run: an image is known by its row in ``predictions/<name>.csv``. No picture
     leaves it either, unless `thumbnails` says so.
 
     Args:
         runs: the networks.
-        place: receives ``tracking/``.
+        place: where the evaluation lies. Within the run or its sweep it is tracked beside the training, so that
+            ``wandb leet`` shows both; elsewhere it gets a ``tracking/`` of its own.
         answers: what they said.
         entry: what ``metrics.json`` holds of it.
         tracking: 'wandb' or 'none'; None: as in training.
@@ -63,34 +70,65 @@ def track_evaluation(
     if thumbnails and answers.folds:
         thumbnails = False
         notes.append("tracking_thumbnails: none was sent: each fold has images of its own; evaluate a fold alone")
-    name, evaluated = settings.get("name", "evaluation"), answers.subject.name
-    trained = [
-        None if each.run_dir is None else tracked_run_id(RunDirectory(each.run_dir).tracking_dir) for each in runs
-    ]
+    evaluated = answers.subject.name
+    trained = [None if each.run_dir is None else recall(RunDirectory(each.run_dir)) for each in runs]
+    first, ids = trained[0], [None if each is None else each.id for each in trained]
+    kept = logger_settings.get("log_model") != "none"
+    artifacts = [f"{each.model_artifact}:best" if each is not None and kept else None for each in trained]
+    what = first.name if first is not None and len(runs) == 1 else f"{settings.get('name', '')}/{place.path.name}"
+    folder = place.tracking_dir
+    if first is not None and place.path.resolve().is_relative_to(first.folder.parent):
+        folder = first.folder
     logger = build_logger(
         "wandb",
-        tracking_dir=place.tracking_dir,
+        tracking_dir=folder,
         config={
+            **(_training_settings(settings) if len(runs) == 1 else {}),
             "evaluated": evaluated,
-            "trained_run": trained[0] if len(runs) == 1 else trained,
+            "trained_run": ids[0] if len(runs) == 1 else ids,
+            "model_artifact": artifacts[0] if len(runs) == 1 else artifacts,
             "checkpoint_sha256": entry["checkpoint_sha256"],
             "epoch": entry["epoch"],
             "tta": entry["tta"],
-            "training": settings,
         },
-        name=f"{name}/{place.path.name}: {evaluated}",
-        project=logger_settings.get("project", "cxr"),
-        entity=logger_settings.get("entity"),
-        group=logger_settings.get("group") or name,
+        name=f"{evaluated} of {what.lstrip('/')}",
+        project=first.project if first is not None else logger_settings.get("project", "cxr"),
+        entity=first.entity if first is not None else logger_settings.get("entity"),
+        group=first.group if first is not None else logger_settings.get("group") or settings.get("name"),
+        tags=logger_settings.get("tags") or (),
         job_type="evaluate",
+        capture=logger_settings.get("capture") or "none",
     )
     status = 1
     try:
         if isinstance(logger, WandbLogger):
+            notes += _use_models(logger.experiment, artifacts)
             _send(logger.experiment, evaluated, entry, answers, runs[0].module.class_names, thumbnails=thumbnails)
         status = 0
     finally:
         finish(logger, status)
+    return notes
+
+
+def _training_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of the training under the keys that its own W&B run has, so that one chart shows both."""
+    kept = {name: value for name, value in settings.items() if name != "defaults"}
+    balance = kept.get("balance")
+    if balance:
+        kept["class_weighting"] = balance_in_words(balance["sampler"], balance["weighting"])
+    return kept
+
+
+def _use_models(run: Any, artifacts: Sequence[str | None]) -> list[str]:
+    """Tell W&B which weights this run used; offline it cannot be told, see `cxr.sync`."""
+    notes = []
+    for artifact in artifacts:
+        if artifact is None or run.offline:
+            continue
+        try:
+            run.use_artifact(artifact)
+        except Exception as error:  # deleted, or a server that does not answer: the numbers stand all the same
+            notes.append(f"W&B: no lineage to {artifact} ({type(error).__name__}); it is named in the config")
     return notes
 
 
@@ -113,6 +151,11 @@ def _send(
             if entry[metric][part] is not None:
                 run.summary[f"{name}/{metric}{ending}"] = entry[metric][part]
         run.summary[f"{name}/{metric}_n"] = entry[metric]["n"]
+    for measure in CALIBRATION_MEASURES:
+        for when, ending in (("after", ""), ("before", "_before")):
+            found = ((entry.get("calibration") or {}).get(when) or {}).get(measure) or {}
+            if found.get("value") is not None:
+                run.summary[f"{name}/{measure}{ending}"] = found["value"]
     labels = answers.subject.labels
     rows = np.flatnonzero(labels >= 0)
     truth, given = labels[rows], answers.probabilities[rows]
@@ -141,7 +184,37 @@ def _send(
         drawn = {"y_true": truth[shown].tolist(), "y_probas": given[shown].tolist(), "labels": names}
         charts[f"{name}/roc"] = wandb.plot.roc_curve(**drawn, title=f"{name}: ROC")
         charts[f"{name}/precision_recall"] = wandb.plot.pr_curve(**drawn, title=f"{name}: precision and recall")
+    bins = (entry.get("calibration") or {}).get("bins") or []
+    if bins:
+        columns = ["mean_predicted", "observed", "observed_low", "observed_high", "n"]
+        points = wandb.Table(dataframe=pd.DataFrame(bins)[columns].astype(float))
+        charts[f"{name}/reliability"] = wandb.plot.line(
+            points, "mean_predicted", "observed", title=f"{name}: predicted and observed, calibrated"
+        )
+    if entry.get("subgroups"):
+        charts[f"{name}/subgroups"] = wandb.Table(dataframe=subgroup_table(entry["subgroups"]))
     run.log(charts)
+
+
+def subgroup_table(subgroups: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """The subgroups that are large enough for a number, a row for each metric; the others are left out.
+
+    Args:
+        subgroups: as in ``metrics.json``.
+    """
+    columns = ["column", "value", "metric", "estimate", "low", "high", "images", "patients", "positives"]
+    rows = [
+        [
+            each["column"],
+            str(each["value"]),
+            each["metric"],
+            *(each["estimate"][part] for part in ("value", "low", "high")),
+            *(each[part] for part in ("n", "patients", "positives")),
+        ]
+        for each in subgroups
+        if each["estimate"]["value"] is not None
+    ]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def _pictures(answers: Answers, worst: pd.DataFrame) -> list[Any]:

@@ -99,6 +99,8 @@ class Augmentation:
     def draw(self, index: Sequence[int], *, seed: int, epoch: int) -> Changes:
         """Draw the changes of one batch; they depend on the arguments alone, not on worker, device or earlier batches.
 
+        An image that comes several times in an epoch is changed anew each time, because it lies among others.
+
         Args:
             index: (B,) record indices of the batch, in its order.
             seed, epoch: 0 or more.

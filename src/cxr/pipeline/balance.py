@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cxr.errors import ConfigurationError, DataError
 
-SAMPLERS: Final = ("none", "oversample", "balanced_batches")
+SAMPLERS: Final = ("none", "oversample", "balanced_batches", "repeat")
 WEIGHTINGS: Final = ("none", "inverse_frequency", "effective_number")
 
 
@@ -70,20 +70,54 @@ def class_weights(counts: Sequence[int], weighting: str, *, beta: float = 0.999)
     return [float(weight) for weight in weights]
 
 
+def class_priors(counts: Sequence[int]) -> list[float]:
+    """The share of each class in the training images.
+
+    Args:
+        counts: (num_classes,) training images of each class.
+
+    Raises:
+        DataError: a class without a training image.
+    """
+    if min(counts) < 1:
+        raise DataError(
+            f"loss.name=logit_adjusted: a class has no training image (images per class: {list(counts)}); use another "
+            "loss, or leave the class out of data.classes"
+        )
+    return [count / sum(counts) for count in counts]
+
+
+def epoch_length(labels: NDArray[np.int64], sampler: str) -> int:
+    """How many images an epoch of ``sampler`` has, given the class of each record: N, or more with ``repeat``."""
+    if sampler != "repeat" or not len(labels):
+        return len(labels)
+    _, counts = np.unique(labels, return_counts=True)
+    return len(counts) * int(counts.max())
+
+
 def draw(
-    labels: NDArray[np.int64], sampler: str, num_draws: int, batch_size: int, rng: np.random.Generator
+    labels: NDArray[np.int64],
+    sampler: str,
+    num_draws: int,
+    batch_size: int,
+    rng: np.random.Generator,
+    *,
+    epoch: int = 0,
 ) -> NDArray[np.int64]:
     """Positions of the records that one epoch sees, in its order.
 
     ``none``: each at most once. ``oversample``: with replacement, each class equally often on average.
     ``balanced_batches``: each run of ``batch_size`` positions holds the classes in equal numbers, a remainder going to
-    each class in turn; a class comes round again only when all of its records have been drawn.
+    each class in turn; a class comes round again only when all of its records have been drawn. ``repeat``: the records
+    of the largest class once, those of a smaller one so often that the classes are equal; where that does not divide,
+    some are drawn once more than the others, and these are others in each epoch, until all had their turn.
 
     Args:
         labels: (N,) class of each record, 0 to C - 1.
         sampler: one of ``SAMPLERS``.
-        num_draws: length of the result; at most N for ``none``.
+        num_draws: length of the result; at most `epoch_length` for ``none`` and ``repeat``.
         batch_size: at least 1.
+        epoch: 0 or more; it decides for ``repeat`` whose turn it is.
 
     Returns:
         (num_draws,) positions in ``labels``.
@@ -94,6 +128,9 @@ def draw(
     if sampler == "oversample":
         probability = 1 / (counts * len(classes))
         return rng.choice(len(labels), num_draws, p=probability[codes])
+    if sampler == "repeat":
+        parts = [_repeated(np.flatnonzero(codes == number), int(counts.max()), epoch) for number in range(len(classes))]
+        return rng.permutation(np.concatenate(parts))[:num_draws]
 
     num_batches = -(-num_draws // batch_size)
     # Class of each draw: within a batch all classes in turn; the next batch starts where the last one stopped.
@@ -106,3 +143,12 @@ def draw(
         rounds = -(-len(places) // len(own))
         drawn[places] = np.concatenate([rng.permutation(own) for _ in range(rounds)] or [own])[: len(places)]
     return drawn
+
+
+def _repeated(records: NDArray[np.int64], total: int, epoch: int) -> NDArray[np.int64]:
+    """``total`` positions, each of ``records`` (n,) equally often but for one."""
+    rounds, rest = divmod(total, len(records))
+    # Those that come once more lie evenly over the records, so that they are of many patients, and move on by one with
+    # each epoch: after n epochs every record had as many turns as any other.
+    turns = (epoch + np.arange(rest) * len(records) // max(rest, 1)) % len(records)
+    return np.concatenate([np.tile(records, rounds), records[turns]])

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DistributedSampler
 
 from cxr.errors import DataError
-from cxr.pipeline.balance import draw
+from cxr.pipeline.balance import draw, epoch_length
 
 
 class EpochBatches(DistributedSampler[list[int]]):
@@ -61,6 +61,7 @@ class EpochBatches(DistributedSampler[list[int]]):
         self.batch_size = batch_size
         self.sampler = sampler
         self.offset = 0
+        self._num_records = epoch_length(labels, sampler) if shuffle else len(index)
 
     def set_epoch(self, epoch: int) -> None:
         """Turn to an epoch, from its start unless `resume` has put this one further on; Lightning calls this."""
@@ -86,7 +87,7 @@ class EpochBatches(DistributedSampler[list[int]]):
     def __len__(self) -> int:
         """Batches of a whole epoch in this process."""
         if self.shuffle:
-            return max(1, len(self.index) // (self.batch_size * self.num_replicas))
+            return max(1, self._num_records // (self.batch_size * self.num_replicas))
         return -(-len(self._own_share()) // self.batch_size)
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -97,8 +98,8 @@ class EpochBatches(DistributedSampler[list[int]]):
     def _train_batches(self) -> list[NDArray[np.int64]]:
         rng = np.random.default_rng([self.seed, self.epoch])
         pool = self.batch_size * self.num_replicas
-        num_draws = min(len(self) * pool, len(self.index))
-        positions = draw(self.labels, self.sampler, num_draws, self.batch_size, rng)
+        num_draws = min(len(self) * pool, self._num_records)
+        positions = draw(self.labels, self.sampler, num_draws, self.batch_size, rng, epoch=self.epoch)
         parts = np.array_split(self.index[positions], len(self) * self.num_replicas)
         return parts[self.rank :: self.num_replicas]
 

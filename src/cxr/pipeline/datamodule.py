@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,14 @@ from torch.utils.data import DataLoader
 
 from cxr.audit.same_patient import Join
 from cxr.errors import ConfigurationError, DataError
+from cxr.images.cache import prepare_images
 from cxr.images.prepare import Preparation
 from cxr.pipeline.augmentation import Augmentation, Changes
-from cxr.pipeline.balance import check_balance, class_weights
+from cxr.pipeline.balance import check_balance, class_priors, class_weights
 from cxr.pipeline.batch_sampler import EpochBatches
 from cxr.pipeline.contents import Contents, read_contents
+from cxr.pipeline.mixing import Mixing, Mixture
+from cxr.pipeline.prepared_records import PreparedRecords
 from cxr.pipeline.splits import SPLITS, assign_splits, leaking_groups, match_split
 
 Batch = dict[str, Tensor]
@@ -30,8 +34,10 @@ class CXRDataModule(pl.LightningDataModule):
     """Reads, divides and prepares radiographs, and serves them in batches.
 
     A batch is a dict: ``image`` uint8 (B, 1, H, W), ``label`` int64 (B,), -1 = unlabelled, ``index`` int64 (B,), the
-    row of ``records``. Training batches are augmented on the device that trains, when a Trainer trains; evaluation
-    sees every record once, as it is. ``setup`` may be called any number of times, by any number of processes at once.
+    row of ``records``. Training batches are augmented on the device that trains, when a Trainer trains; where images
+    are mixed, they also hold ``partner_label`` int64 (B,), the class of what was mixed into each image, and ``share``
+    float32 (B,), how much of the image is its own. Evaluation sees every record once, as it is. ``setup`` may be called
+    any number of times, by any number of processes at once.
 
     The hyper-parameters, the split and the groups lie in the checkpoint: ``CXRDataModule.load_from_checkpoint(path)``
     divides the same files in the same way, without another look for copies, or raises DataError where they are not
@@ -46,6 +52,7 @@ class CXRDataModule(pl.LightningDataModule):
         views: views to keep; None: all.
         download: fetch a collection that is absent, where it has a public address.
         image_size: side of the square images, pixels.
+        training_sizes: side of the training images of each epoch, the last for all that follow; None: ``image_size``.
         aspect: ``crop`` or ``pad``.
         max_unreadable: share of unreadable images above which `setup` refuses, 0 to 1.
         look_for_copies: compare all pictures before patients are divided, and join those who share one.
@@ -55,7 +62,7 @@ class CXRDataModule(pl.LightningDataModule):
         num_workers: loader processes; 0 reads in the training process and is fastest on most machines.
         split: keyword arguments of `assign_splits`.
         balance: ``sampler`` and ``weighting``, see `cxr.pipeline.balance`; ``beta``; ``allow_both``.
-        augment: keyword arguments of `Augmentation`.
+        augment: keyword arguments of `Augmentation` and of `Mixing`.
         seed: of order and augmentation, 0 or more.
         progress: show bars on a terminal.
 
@@ -74,6 +81,7 @@ class CXRDataModule(pl.LightningDataModule):
         views: Sequence[str] | None = None,
         download: bool = True,
         image_size: int = 224,
+        training_sizes: Sequence[int] | None = None,
         aspect: str = "crop",
         max_unreadable: float = 0.01,
         look_for_copies: bool = True,
@@ -89,7 +97,7 @@ class CXRDataModule(pl.LightningDataModule):
         super().__init__()
         # The names under which a checkpoint keeps them: anything but plain types would not be read back.
         sources, data_dir, cache_dir = _plain(sources), str(data_dir), str(cache_dir)
-        classes, views = _plain(classes), _plain(views)
+        classes, views, training_sizes = _plain(classes), _plain(views), _plain(training_sizes)
         split, balance, augment = _plain(split or {}), _plain(balance or {}), _plain(augment or {})
         if evaluation_batch_size is None:
             evaluation_batch_size = 4 * batch_size
@@ -107,11 +115,13 @@ class CXRDataModule(pl.LightningDataModule):
             raise ConfigurationError(f"data.max_unreadable: {max_unreadable} is not from 0 to 1")
         self._preparation = Preparation(image_size, aspect)  # type: ignore[arg-type]
         _check_names("data.split", split, assign_splits)
-        _check_names("augment", augment, Augmentation)
+        _check_names("augment", augment, Augmentation, Mixing)
         _check_names("balance", balance, check_balance)
         self._balance = {"sampler": "none", "weighting": "none", "beta": 0.999, "allow_both": False, **balance}
         check_balance(**self._balance)
-        self.augmentation = Augmentation(**augment)
+        mixes = inspect.signature(Mixing).parameters
+        self.augmentation = Augmentation(**{name: value for name, value in augment.items() if name not in mixes})
+        self.mixing = Mixing(**{name: value for name, value in augment.items() if name in mixes})
 
         # An evaluation deals out every record once, so that a process may have none.
         self.allow_zero_length_dataloader_with_multiple_devices = True
@@ -119,6 +129,7 @@ class CXRDataModule(pl.LightningDataModule):
         self._labelled: Contents | None = None
         self._everything: Contents | None = None
         self._current: Contents | None = None
+        self._of_size: dict[int, PreparedRecords] = {}
 
     def setup(self, stage: str | None = None) -> None:
         """Read, divide and prepare, once.
@@ -213,6 +224,15 @@ class CXRDataModule(pl.LightningDataModule):
         return class_weights(counts, self._balance["weighting"], beta=self._balance["beta"])
 
     @property
+    def class_priors(self) -> list[float]:
+        """Share of each class in the training images.
+
+        Raises:
+            DataError: a class without a training image.
+        """
+        return class_priors(list(self.class_counts["train"].values()))
+
+    @property
     def preparation(self) -> dict[str, int | str]:
         """How the images were prepared: keyword arguments of `cxr.images.prepare.Preparation`."""
         return self._preparation.as_dict()
@@ -224,10 +244,47 @@ class CXRDataModule(pl.LightningDataModule):
         return leaking_groups(records, records["split"])
 
     def train_dataloader(self) -> DataLoader[Batch]:
+        """Of the epoch that begins; Lightning asks for every epoch anew where their sizes differ."""
         batches = self._batches("train")
         if self.trainer is not None:
             batches.resume(self.trainer)
-        return self._loader(batches)
+        return self._loader(batches, self._training_records(batches.epoch))
+
+    def training_batches(self, device: torch.device) -> Iterator[Batch]:
+        """Training batches without end, as a training that begins here would see them, apart from the training itself.
+
+        Short epochs are repeated, each in an order and with changes of its own.
+        """
+        first = 0 if self.trainer is None else self.trainer.current_epoch
+        records = self._training_records(first)
+        for epoch in itertools.count(first):
+            batches = self._batches("train")
+            batches.set_epoch(epoch)
+            for index in batches:
+                batch = records[index]
+                batch = {**batch, **self._drawn(index, batch["image"], epoch)}
+                yield self._changed({name: tensor.to(device) for name, tensor in batch.items()})
+
+    def _training_records(self, epoch: int) -> PreparedRecords:
+        """The records with the training images of an epoch."""
+        contents, sizes = self._contents(), self.hparams["training_sizes"]
+        size = self.hparams["image_size"] if sizes is None else sizes[min(epoch, len(sizes) - 1)]
+        if size == self.hparams["image_size"]:
+            return contents.dataset
+        if size not in self._of_size:
+            records = contents.manifest.records
+            images = prepare_images(
+                records["path"].tolist(),
+                records["sha256"].tolist(),
+                Preparation(size, self.hparams["aspect"]),
+                self.hparams["cache_dir"],
+                progress=self.hparams["progress"],
+            )
+            if (images.rows < 0).any():
+                path, reason = images.unreadable[0]
+                raise DataError(f"{path}: {reason}; it could be read when the training began")
+            self._of_size[size] = PreparedRecords(images, contents.dataset.labels)
+        return self._of_size[size]
 
     def val_dataloader(self) -> DataLoader[Batch]:
         num_records = int((self.records["split"] == "val").sum())
@@ -237,16 +294,16 @@ class CXRDataModule(pl.LightningDataModule):
                 f"data.split: {num_records} validation records for {self.trainer.world_size} processes; use fewer "
                 "processes, or raise data.split.val_fraction"
             )
-        return self._loader(self._batches("val"))
+        return self._loader(self._batches("val"), self._contents().dataset)
 
     def test_dataloader(self) -> DataLoader[Batch]:
         if not (self.records["split"] == "test").any():
             raise DataError("data.split: no record was kept for the test; set data.split.test_fraction above 0")
-        return self._loader(self._batches("test"))
+        return self._loader(self._batches("test"), self._contents().dataset)
 
     def predict_dataloader(self) -> DataLoader[Batch]:
         """Every record, also those without a label."""
-        return self._loader(self._batches(None))
+        return self._loader(self._batches(None), self._contents().dataset)
 
     def _batches(self, split: str | None) -> EpochBatches:
         contents = self._contents()
@@ -265,10 +322,10 @@ class CXRDataModule(pl.LightningDataModule):
             world_size=1 if self.trainer is None else self.trainer.world_size,
         )
 
-    def _loader(self, batches: EpochBatches) -> DataLoader[Batch]:
+    def _loader(self, batches: EpochBatches, records: PreparedRecords) -> DataLoader[Batch]:
         num_workers = self.hparams["num_workers"]
         return DataLoader(
-            self._contents().dataset,
+            records,
             sampler=batches,
             batch_size=None,
             num_workers=num_workers,
@@ -284,20 +341,37 @@ class CXRDataModule(pl.LightningDataModule):
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Draw what changes in a training batch: here, because reading its indices back would make a GPU wait."""
         trainer = self.trainer
-        if trainer is None or not trainer.training or self.augmentation.is_identity:
+        if trainer is None or not trainer.training:
             return batch
-        index = batch["index"].tolist()
-        changes = self.augmentation.draw(index, seed=self.hparams["seed"], epoch=trainer.current_epoch)
-        drawn = {"homographies": changes.homographies, "tables": changes.tables}
+        drawn = self._drawn(batch["index"].tolist(), batch["image"], trainer.current_epoch)
         if self._trains_on_cuda():  # the loader has pinned the rest; a copy from other memory can make a GPU wait
             drawn = {name: tensor.pin_memory() for name, tensor in drawn.items()}
         return {**batch, **drawn}
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Augment a training batch on the device that trains."""
+        """Augment a training batch on the device that trains, then mix its images."""
+        return self._changed(batch)
+
+    def _drawn(self, index: list[int], images: Tensor, epoch: int) -> Batch:
+        """What is done to the images of one batch, as tensors that travel with it."""
+        drawn: Batch = {}
+        if not self.augmentation.is_identity:
+            drawn |= vars(self.augmentation.draw(index, seed=self.hparams["seed"], epoch=epoch))
+        if not self.mixing.is_identity:
+            height, width = images.shape[-2:]
+            drawn |= vars(self.mixing.draw(index, (height, width), seed=self.hparams["seed"], epoch=epoch))
+        return drawn
+
+    def _changed(self, batch: Batch) -> Batch:
+        """A batch with what was drawn for it done to it."""
         if "homographies" in batch:
             changes = Changes(batch.pop("homographies"), batch.pop("tables"))
             batch["image"] = self.augmentation.apply(batch["image"], changes)
+        if "partners" in batch:
+            partners, shares = batch.pop("partners"), batch.pop("shares")
+            mixture = Mixture(partners, shares, batch.pop("blends"), batch.pop("boxes"))
+            batch["image"] = self.mixing.apply(batch["image"], mixture)
+            batch |= {"partner_label": batch["label"][partners], "share": shares}
         return batch
 
     def state_dict(self) -> dict[str, Any]:
@@ -320,8 +394,8 @@ class CXRDataModule(pl.LightningDataModule):
             records["split"] = given["split"].astype(object)
 
 
-def _check_names(key: str, given: Mapping[str, Any], taker: Callable[..., Any]) -> None:
-    known = [name for name in inspect.signature(taker).parameters if name != "records"]
+def _check_names(key: str, given: Mapping[str, Any], *takers: Callable[..., Any]) -> None:
+    known = [name for taker in takers for name in inspect.signature(taker).parameters if name != "records"]
     for name in given:
         if name not in known:
             raise ConfigurationError(f"{key}.{name} is not known; there are: {', '.join(known)}")

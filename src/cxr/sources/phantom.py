@@ -218,8 +218,9 @@ def _draw_missing(
 def _missing(pictures: Sequence[_Picture], folder: Path) -> list[_Picture]:
     if not folder.is_dir():
         return list(pictures)
-    # An empty file is what a power cut can leave of an atomic rename.
-    sizes = {entry.name: entry.stat().st_size for entry in os.scandir(folder)}
+    # An empty file is what a power cut can leave of an atomic rename. Hidden files may vanish meanwhile: another
+    # process is drawing.
+    sizes = {entry.name: entry.stat().st_size for entry in os.scandir(folder) if not entry.name.startswith(".")}
     return [picture for picture in pictures if sizes.get(picture.file, 0) == 0]
 
 

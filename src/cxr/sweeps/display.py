@@ -15,8 +15,8 @@ from rich.table import Table
 from cxr.sweeps.job import SweepJob, best_auroc, read_progress
 
 _LOOK_EVERY = 1.0  # seconds between two looks at the histories of the jobs
-_ORDER = ("running", "failed", "queued", "done")
-_STYLE = {"running": "bold", "failed": "red", "queued": "dim", "done": "green"}
+_ORDER = ("running", "failed", "queued", "pruned", "done")
+_STYLE = {"running": "bold", "failed": "red", "queued": "dim", "pruned": "yellow", "done": "green"}
 
 
 class Display:
@@ -73,25 +73,28 @@ class Display:
         return table
 
     def _title(self, jobs: Sequence[SweepJob]) -> str:
-        counts = {state: sum(job.state == state for job in jobs) for state in ("queued", "running", "done", "failed")}
+        counts = {state: sum(job.state == state for job in jobs) for state in reversed(_ORDER)}
         return ", ".join(f"{number} {state}" for state, number in counts.items() if number)
 
     def _outcome(self, job: SweepJob) -> str:
         if job.state == "failed":
             return f"failed: {job.reason}"
+        if job.state == "pruned":
+            return str(job.reason)
         if job.state == "done":
             auroc = best_auroc(job.directory)
             score = "" if auroc is None else f", best val/auroc {auroc:.4f}"
             return f"done{score}, {_clock(job.seconds)}" if job.seconds else f"done before{score}"
         if job.state == "queued":
-            return "goes on where it stopped" if job.continues else ""
+            waits = f"waits as {job.place}" if job.place else ""
+            return ", ".join(filter(None, (waits, "goes on where it stopped" if job.continues else "")))
         epochs, auroc = read_progress(job.directory)
         if self._live is None:
-            on = f" on GPU {','.join(job.devices)}" if job.devices else ""
+            on = f" on GPU {','.join(job.devices)}" if job.devices else f" as {job.place}" if job.place else ""
             begun = f"goes on after epoch {epochs}" if job.continues and epochs else "running"
             return f"{begun}{on}, console in {os.path.relpath(job.console_path)}"
         score = "" if auroc is None or math.isnan(auroc) else f"  val/auroc {auroc:.3f}"
-        where = f"  GPU {','.join(job.devices)}" if job.devices else ""
+        where = f"  GPU {','.join(job.devices)}" if job.devices else f"  {job.place}"
         return f"epoch {epochs}/{job.max_epochs}{score}  {_clock(job.seconds)}{where}"
 
 

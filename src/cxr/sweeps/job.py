@@ -5,13 +5,16 @@ from __future__ import annotations
 import csv
 import json
 import signal
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from cxr.training.run_directory import RunDirectory
 
-State = Literal["queued", "running", "done", "failed"]
+State = Literal["queued", "running", "done", "pruned", "failed"]
+
+_SAID = ("failed", "interrupted", "diverged")  # with these a run says itself how it ended, and why
 
 
 @dataclass
@@ -22,25 +25,31 @@ class SweepJob:
         number: its place in the sweep, and the name of its directory.
         directory: of its run.
         label: what sets it apart from the other jobs, ``key=value``.
-        command: starts it.
+        arguments: the program that it is, and the arguments of that.
         end_command: tells the tracking how it ended, where it was killed; the exit status follows.
         max_epochs: how many it has.
         gpus: how many it takes; 0 for none.
         processes: how many it consists of, where it takes no GPU.
         continues: whether its directory holds a run that stopped.
-        state, reason: how it stands; why it failed.
+        environment: what its process finds in its environment besides.
+        attached: whether it runs or waits already, given to Slurm by an earlier call.
+        place: where it runs, if not here.
+        state, reason: how it stands; why it failed, or was pruned.
         seconds: how long it ran here.
     """
 
     number: int
     directory: RunDirectory
     label: str
-    command: list[str]
+    arguments: list[str]
     end_command: list[str]
     max_epochs: int = 1
     gpus: int = 0
     processes: int = 1
     continues: bool = False
+    environment: Mapping[str, str] = field(default_factory=dict)
+    attached: bool = False
+    place: str = ""
     state: State = "queued"
     reason: str | None = None
     seconds: float = 0.0
@@ -64,12 +73,42 @@ def note_end(job: SweepJob, return_code: int) -> None:
     if return_code == 0 and told.get("status") == "finished":
         job.state, job.reason = "done", None
         return
+    if return_code == 0 and told.get("status") == "pruned":
+        job.state, job.reason = "pruned", str(told["reason"])
+        return
     job.state = "failed"
-    if told.get("status") in ("failed", "interrupted", "diverged") and return_code > 0:
-        job.reason = f"{told['status']}: {told['reason']}" if told["status"] != "failed" else str(told["reason"])
+    if told.get("status") in _SAID and return_code > 0:
+        job.reason = _said(told)
         return
     job.reason = describe_end(return_code, job.console_path)
     job.directory.write_status("failed", reason=job.reason, exit_status=abs(return_code))
+
+
+def note_lost(job: SweepJob, reason: str) -> bool:
+    """Put down what became of a job that has ended elsewhere, so that nobody here saw how.
+
+    Args:
+        reason: what is known of it besides.
+
+    Returns:
+        Whether the job had not said it itself.
+    """
+    told = job.directory.read_status()
+    if told.get("status") in ("finished", "pruned"):
+        job.state, job.reason = ("done", None) if told["status"] == "finished" else ("pruned", str(told["reason"]))
+        return False
+    job.state = "failed"
+    if told.get("status") in _SAID:
+        job.reason = _said(told) + (f" ({reason})" if told["status"] == "interrupted" else "")
+        return False
+    job.reason = reason
+    job.directory.path.mkdir(parents=True, exist_ok=True)
+    job.directory.write_status("failed", reason=reason, exit_status=1)
+    return True
+
+
+def _said(told: dict[str, Any]) -> str:
+    return str(told["reason"]) if told["status"] == "failed" else f"{told['status']}: {told['reason']}"
 
 
 def note_refusal(job: SweepJob, reason: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -11,7 +11,7 @@ from typing import Literal
 from cxr.errors import ConfigurationError
 from cxr.training.run_directory import RunDirectory
 
-Standing = Literal["missing", "stopped", "finished", "diverged"]
+Standing = Literal["missing", "running", "stopped", "finished", "diverged"]
 
 # A run whose sweep was killed is told so and ends between two batches; it is waited for this long, seconds.
 _PATIENCE = 120.0
@@ -31,6 +31,7 @@ def find_places(
     first_number: int,
     identify: Callable[[RunDirectory], str | None],
     say: Callable[[str], None],
+    running: Container[int] = (),
 ) -> list[Place]:
     """Find for each job the run that its settings describe, or else a number that is free: its own, where it is.
 
@@ -42,6 +43,7 @@ def find_places(
         first_number: number of the first job, where all are new.
         identify: what the run in a directory is; None where none is.
         say: is told whom the program waits for.
+        running: the numbers of those that run, or wait to, where this is as it should be.
 
     Raises:
         ConfigurationError: a run of the sweep goes on somewhere, and does not end.
@@ -52,15 +54,19 @@ def find_places(
         name = identify(run)
         if name is not None:
             known[int(run.path.name)] = name
-        else:  # what was refused before it had a configuration left nothing but a status
+        elif int(run.path.name) not in running:
+            # What was refused before it had a configuration left nothing but a status.
             run.status_path.unlink(missing_ok=True)
     places: dict[int, Place] = {}
     for index, wanted in enumerate(identities):
         number = next((number for number, name in known.items() if name == wanted), None)
         if number is not None:
             del known[number]  # two jobs of the same settings are two runs
+            if number in running:
+                places[index] = Place(number, "running")
+                continue
             run = RunDirectory(sweep_dir / str(number))
-            _wait_for_its_end(run, say)
+            wait_for_its_end(run, say)
             status = run.read_status().get("status")
             places[index] = Place(number, status if status in ("finished", "diverged") else "stopped")
     taken = {place.number for place in places.values()} | set(known)
@@ -74,7 +80,12 @@ def find_places(
     return [places[index] for index in range(len(identities))]
 
 
-def _wait_for_its_end(run: RunDirectory, say: Callable[[str], None]) -> None:
+def wait_for_its_end(run: RunDirectory, say: Callable[[str], None]) -> None:
+    """Wait until no process works on a run any more; ``say`` is told of it.
+
+    Raises:
+        ConfigurationError: it does not end.
+    """
     until, told = time.monotonic() + _PATIENCE, False
     while True:
         try:

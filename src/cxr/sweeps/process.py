@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
 import time
 from collections.abc import Mapping
 
-from cxr.sweeps.child import Membership, membership_environment
+from cxr.sweeps.child import Membership
 from cxr.sweeps.job import SweepJob
+from cxr.sweeps.program import start_program
 
 # What a job leaves behind, such as the other processes of a distributed one, may end by itself for so long, seconds.
 _GRACE = 5.0
@@ -34,35 +36,30 @@ class JobProcess:
         self._leftovers_until: float | None = None
         self._closing: subprocess.Popen[bytes] | None = None
         self._closing_until = 0.0
-        reading, self._pipe = os.pipe()
+        reading, self._pipe = multiprocessing.Pipe(duplex=False)
         place = Membership(job.directory.path.parent, job.number, job.continues)
         try:
             job.directory.path.mkdir(parents=True, exist_ok=True)
             if job.continues:
                 job.directory.write_status("running")  # no longer what the last process said of its end
-            with job.console_path.open("ab") as console:
-                self._process = subprocess.Popen(
-                    job.command,
-                    stdin=subprocess.DEVNULL,
-                    stdout=console,
-                    stderr=subprocess.STDOUT,
-                    # Unbuffered, or what goes to the two streams would not stand in its order.
-                    env={**environment, "PYTHONUNBUFFERED": "1", **membership_environment(place, reading)},
-                    pass_fds=(reading,),
-                    start_new_session=True,
-                )
+            self._process = start_program(job.arguments, environment, job.console_path, place, reading)
         except BaseException:
-            os.close(self._pipe)
+            self._pipe.close()
             raise
         finally:
-            os.close(reading)
+            reading.close()
+
+    @property
+    def _pid(self) -> int:
+        assert self._process.pid is not None
+        return self._process.pid
 
     def poll(self) -> int | None:
         """The return code once the process has ended, minus the signal that ended it."""
-        code = self._process.poll()
+        code = self._process.exitcode
         self.job.seconds = time.monotonic() - self._started
         if code is not None and self._leftovers_until is None:
-            os.close(self._pipe)
+            self._pipe.close()
             self._leftovers_until = time.monotonic() + _GRACE
             self._signal_group(signal.SIGTERM)
         return code
@@ -81,12 +78,13 @@ class JobProcess:
 
     def tell(self, number: int) -> None:
         """Send a signal to the job, which hands it on to its own further processes as it sees fit."""
-        if self._process.poll() is None:
-            self._process.send_signal(number)
+        if self._process.exitcode is None:
+            os.kill(self._pid, number)
 
     def kill(self) -> None:
         """End the job and all that it started on the spot."""
-        self._signal_group(signal.SIGKILL)
+        if not self._signal_group(signal.SIGKILL) and self._process.exitcode is None:
+            os.kill(self._pid, signal.SIGKILL)  # it has not come to have a session of its own
 
     def cleared(self) -> bool:
         """Whether nothing is left of a job that has ended; what stays too long is killed."""
@@ -105,7 +103,7 @@ class JobProcess:
 
     def _signal_group(self, number: int) -> bool:
         try:
-            os.killpg(self._process.pid, number)
+            os.killpg(self._pid, number)
         except (ProcessLookupError, PermissionError):  # macOS refuses where only the dead are left
             return False
         return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,14 @@ import huggingface_hub
 import safetensors.torch
 import timm
 import torch
+from timm.layers.drop import DropPath
 from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import Tensor, nn
 
+import cxr.training.dark_covid_net  # noqa: F401 - a network of our own, which timm knows from here on
 from cxr.errors import CheckpointError, ConfigurationError
+from cxr.training.heads import HEADS, put_concat_pool_head
+from cxr.training.run_directory import RunDirectory
 
 # How long a server may take to answer before the network counts as missing, seconds. Left to itself the hub's client
 # tries for three quarters of a minute, with a line for every attempt.
@@ -58,7 +63,9 @@ def create_backbone(
     image_size: int = 224,
     pretrained: bool = True,
     weights: str | Path | None = None,
+    head: str = "linear",
     drop_rate: float = 0.0,
+    drop_path_rate: float = 0.0,
     channels_last: bool = True,
 ) -> Backbone:
     """Build a timm network for three channels.
@@ -68,16 +75,27 @@ def create_backbone(
         num_classes: C, at least 1.
         image_size: pixels of a side; networks that are made for one size (vision transformers) are built for this one.
         pretrained: start from timm's weights, from the local cache or the network; the classifier starts afresh.
-        weights: a file to start from instead: safetensors, a state dict of torch, or a checkpoint of cxr.
-        drop_rate: dropout before the classifier, in [0, 1).
+        weights: what to start from instead: safetensors, a state dict of torch, a checkpoint of cxr, or the directory
+            of a run, for its best checkpoint.
+        head: ``linear``, the backbone's own classifier, or ``concat_pool``, see `cxr.training.heads`.
+        drop_rate: dropout before the classifier, in [0, 1); ``concat_pool`` has its own.
+        drop_path_rate: how often the last residual is left out of an image, in [0, 1); it falls linearly towards the
+            first (Huang, Sun, Liu, Sedra and Weinberger, "Deep Networks with Stochastic Depth", 2016).
         channels_last: lay convolutions out channels-last.
 
     Raises:
-        ConfigurationError: an unknown name; no weights to be had; an image size that the network cannot take.
+        ConfigurationError: an unknown name; no weights to be had; an image size, a head or a drop path that the
+            network cannot take.
         CheckpointError: ``weights`` is missing, damaged, or of another network.
     """
     config = _look_up(name)
     options: dict[str, Any] = {**_shape(config, num_classes, image_size), "drop_rate": drop_rate}
+    if head not in HEADS:
+        raise ConfigurationError(f"model.head={head}: one of {', '.join(HEADS)}")
+    if head != "linear" and drop_rate > 0:
+        raise ConfigurationError(f"model.drop_rate={drop_rate}: model.head={head} has dropout of its own; use 0")
+    if drop_path_rate > 0:
+        options["drop_path_rate"] = drop_path_rate
     source = None
     if pretrained and weights is None:
         source, overlay = _find_pretrained(name, config)
@@ -85,16 +103,25 @@ def create_backbone(
     try:
         network: nn.Module = timm.create_model(name, **options)
     except Exception as error:
+        if "drop_path_rate" in str(error):
+            raise _no_drop_path(name, drop_path_rate) from error
         if source is not None:
             raise _no_weights(name, _one_line(error)) from error
         raise _cannot_be_built(name, image_size, error) from error
     _check_patches(network, name, image_size)
+    # Some networks take the number and make nothing of it.
+    if drop_path_rate > 0 and not any(isinstance(part, DropPath) for part in network.modules()):
+        raise _no_drop_path(name, drop_path_rate)
+    if head == "concat_pool":
+        put_concat_pool_head(
+            network, name=name, classifier=config.classifier, num_classes=num_classes, image_size=image_size
+        )
 
     loaded = None
     if weights is not None:
         loaded = load_weights(network, weights, classifier=config.classifier)
     elif source is not None:
-        fresh = _classifier_tensors(network, config.classifier)
+        fresh = _classifier_tensors(network.state_dict(), config.classifier)
         loaded = LoadedWeights(source, len(network.state_dict()) - len(fresh), fresh=fresh)
     if channels_last:
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -102,11 +129,11 @@ def create_backbone(
     return Backbone(network, mean, std, loaded)
 
 
-def tensors_of_backbone(name: str, *, num_classes: int, image_size: int) -> dict[str, Tensor]:
+def tensors_of_backbone(name: str, *, num_classes: int, image_size: int, head: str = "linear") -> dict[str, Tensor]:
     """Names, shapes and types of the tensors of a network; they lie on the device ``meta``, where they take no memory.
 
     Args:
-        name, num_classes, image_size: see `create_backbone`.
+        name, num_classes, image_size, head: see `create_backbone`.
 
     Raises:
         ConfigurationError: see `create_backbone`.
@@ -115,6 +142,12 @@ def tensors_of_backbone(name: str, *, num_classes: int, image_size: int) -> dict
     try:
         with torch.device("meta"):
             network = timm.create_model(name, **_shape(config, num_classes, image_size))
+            if head == "concat_pool":
+                put_concat_pool_head(
+                    network, name=name, classifier=config.classifier, num_classes=num_classes, image_size=image_size
+                )
+    except ConfigurationError:
+        raise
     except Exception as error:
         raise _cannot_be_built(name, image_size, error) from error
     tensors: dict[str, Tensor] = network.state_dict()
@@ -122,24 +155,28 @@ def tensors_of_backbone(name: str, *, num_classes: int, image_size: int) -> dict
 
 
 def load_weights(network: nn.Module, path: str | Path, *, classifier: str | tuple[str, ...] | None) -> LoadedWeights:
-    """Fill a network from a file; only a classifier of another shape may be left out.
+    """Fill a network from a file; only a classifier of another shape or kind may be left out.
 
     Args:
         network: changed in place.
-        path: safetensors, a state dict saved by torch (bare, or under ``state_dict`` or ``model``), or a checkpoint of
-            cxr.
+        path: safetensors, a state dict saved by torch (bare, or under ``state_dict`` or ``model``), a checkpoint of
+            cxr, or the directory of a run.
         classifier: name(s) of the classifier module(s).
 
     Raises:
         CheckpointError: the file is missing, cannot be read without running code, or does not fit the network.
     """
-    path = Path(path)
+    path = _weights_file(Path(path))
     tensors = _read_tensors(path)
     own = network.state_dict()
     # Batches counted by a normalisation are in some files and not in others, and change no result here.
     counters = {name for name in own if name.endswith("num_batches_tracked")}
-    heads = set(_classifier_tensors(network, classifier))
-    left_out = sorted(name for name in tensors if name in heads and tensors[name].shape != own[name].shape)
+    heads = set(_classifier_tensors(own, classifier))
+    left_out = [
+        name
+        for name in _classifier_tensors(tensors, classifier)
+        if name not in heads or tensors[name].shape != own[name].shape
+    ]
     resized = _resize_position_embedding(network, tensors)
     taken = {name: tensor for name, tensor in tensors.items() if name not in left_out}
     unexpected = sorted(set(taken) - set(own))
@@ -210,8 +247,26 @@ def _find_pretrained(name: str, config: Any) -> tuple[str, dict[str, Any]]:
 def _no_weights(name: str, why: str) -> ConfigurationError:
     return ConfigurationError(
         f"model.pretrained=true: the weights of {name} cannot be fetched ({why});"
-        " use model.pretrained=false, or model.weights=<file>"
+        " use model.pretrained=false, or model.weights=<file or run>"
     )
+
+
+def _no_drop_path(name: str, rate: float) -> ConfigurationError:
+    return ConfigurationError(f"model.drop_path_rate={rate}: {name} has no residuals to leave out; use 0")
+
+
+def _weights_file(path: Path) -> Path:
+    """The best checkpoint of a run, the last where it has no best; a file stands for itself."""
+    if not path.is_dir():
+        return path
+    run = RunDirectory(path)
+    wanted = (run.best_checkpoint_path, run.last_checkpoint_path)
+    found = next((each for each in wanted if each.is_file()), None)
+    if found is None:
+        raise CheckpointError(
+            f"model.weights={path}: no run with a checkpoint: looked for {' and '.join(map(str, wanted))}"
+        )
+    return found
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
@@ -241,10 +296,11 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _classifier_tensors(network: nn.Module, classifier: str | tuple[str, ...] | None) -> list[str]:
+def _classifier_tensors(names_of: Iterable[str], classifier: str | tuple[str, ...] | None) -> list[str]:
+    """Which of these names of tensors, in alphabetical order, are the classifier's."""
     names = (classifier,) if isinstance(classifier, str) else tuple(classifier or ())
     prefixes = tuple(f"{name}." for name in names)
-    return sorted(name for name in network.state_dict() if prefixes and name.startswith(prefixes))
+    return sorted(name for name in names_of if prefixes and name.startswith(prefixes))
 
 
 def _resize_position_embedding(network: nn.Module, tensors: dict[str, Tensor]) -> list[str]:

@@ -10,7 +10,9 @@ import torch
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from pytorch_lightning.utilities import rank_zero_warn
 
-from cxr.interruption import defer, end_if_asked, resume
+from cxr.interruption import asked, defer, end, end_if_asked, listen, resume
+from cxr.pipeline.batch_sampler import EpochBatches
+from cxr.training.agreement import Agreement
 from cxr.training.module import CXRModule
 
 MONITOR = "val/auroc"
@@ -120,19 +122,59 @@ class BestEarlyStopping(EarlyStopping):
 
 
 class EndBetweenBatches(pl.Callback):
-    """Let SIGINT and SIGTERM end the training between two batches: not within a step, nor while a file is written.
+    """Let a signal end the training between two batches: not within a step, nor while a file is written.
 
-    The last of the callbacks, so that all others have finished with a batch.
+    In the middle of the training batches of an epoch it leaves a checkpoint, from which the next batch is the one that
+    would have come. Not in a validation: the checkpoint of the last whole epoch stays, and the epoch is done again.
+
+    Several processes of one run end after the same batch, whichever of them the signal came to: one that ended alone
+    would leave the others waiting for it. The last of the callbacks, so that all others have finished with a batch.
+
+    Args:
+        checkpoint_path: where the checkpoint goes.
     """
+
+    def __init__(self, checkpoint_path: str | Path) -> None:
+        self._checkpoint_path = checkpoint_path
+        self._last_step = 0
+        self._agreement: Agreement | None = None
+        self._num_shared = 0  # validation batches that every process has
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         defer()
+        self._agreement = Agreement()
 
-    def on_train_batch_end(self, *_: Any) -> None:
-        end_if_asked()
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # Lightning has put its own handler before ours, which talks to the other processes wherever it interrupts.
+        listen()
+        self._last_step = trainer.global_step
 
-    def on_validation_batch_end(self, *_: Any, **__: Any) -> None:
-        end_if_asked()
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        # The gradients of batches that wait for others of their step are in no checkpoint; and after the last batch
+        # of an epoch comes its validation, which no checkpoint could make up for.
+        if trainer.global_step == self._last_step or trainer.is_last_batch:
+            return
+        self._last_step = trainer.global_step
+        number = self._signal_to_any()
+        if number:
+            trainer.save_checkpoint(self._checkpoint_path)
+            end(number)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._agreement is not None:
+            self._num_shared = self._agreement.smallest(int(sum(trainer.num_val_batches)))
+
+    def on_validation_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
+    ) -> None:
+        if batch_idx < self._num_shared:  # one process may have a batch more than another
+            number = self._signal_to_any()
+            if number:
+                end(number)
+
+    def _signal_to_any(self) -> int:
+        """The signal that came to one of the processes; 0 for none."""
+        return 0 if self._agreement is None else self._agreement.largest(asked() or 0)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         resume()
@@ -140,8 +182,23 @@ class EndBetweenBatches(pl.Callback):
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         resume()
-        # Lightning, too, ends the training after SIGTERM, with an exception that makes the exit status 0.
         end_if_asked()
+
+
+class NextBatches(pl.Callback):
+    """Let a run that goes on begin with the batch that would have come.
+
+    The schedule of the learning rate has asked how many batches there are, and so the loader began, maybe with
+    processes that read ahead, before the checkpoint said where.
+    """
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        sampler = getattr(trainer.train_dataloader, "sampler", None)
+        if trainer.ckpt_path is not None and isinstance(sampler, EpochBatches):
+            sampler.resume(trainer)
+            fetcher = trainer.fit_loop._data_fetcher
+            assert fetcher is not None
+            iter(fetcher)
 
 
 class StepMonitor(pl.Callback):

@@ -14,7 +14,8 @@ from cxr.training.module import CXRModule
 
 
 class EpochHistory(pl.callbacks.Checkpoint):
-    """Write ``history.csv`` anew after every epoch: epoch (from 0), step, seconds since the start, lr, all metrics.
+    """Write ``history.csv`` anew after every epoch: epoch (from 0), step, seconds since the start, lr (that of the
+    head), all metrics.
 
     A `Checkpoint` to Lightning, which calls those last at the end of an epoch: only then do the metrics of the training
     stand beside those of the validation.
@@ -48,7 +49,7 @@ class EpochHistory(pl.callbacks.Checkpoint):
                 "epoch": trainer.current_epoch,
                 "step": trainer.global_step,
                 "seconds": round(time.monotonic() - self._started, 1),
-                "lr": float(trainer.optimizers[0].param_groups[0]["lr"]),
+                "lr": float(trainer.optimizers[0].param_groups[-1]["lr"]),
                 **dict(sorted(metrics.items())),
             }
         )

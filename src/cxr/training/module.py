@@ -13,12 +13,15 @@ from torch import Tensor, nn
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from cxr.errors import ConfigurationError, DivergedError
+from cxr.training.agreement import is_distributed, rows_of_all
 from cxr.training.backbones import LoadedWeights, create_backbone
 from cxr.training.fused_inference import FusedNetwork, fuse_for_inference
+from cxr.training.layer_groups import layer_groups
 from cxr.training.losses import TrainingLoss, evaluation_losses
 from cxr.training.metrics import classification_metrics
 from cxr.training.optimizers import build_optimizer, parameter_groups
-from cxr.training.schedules import build_schedule
+from cxr.training.schedules import StagedSchedule
+from cxr.training.stage_plan import Stage, build_stages
 
 Batch = Mapping[str, Tensor]
 
@@ -38,11 +41,13 @@ class CXRModule(pl.LightningModule):
         class_names: the C >= 2 classes in the order of the labels.
         positive: the class that the metrics are about, by name.
         image_size, aspect: how images were prepared (pixels of a side; ``crop`` or ``pad``), kept for serving.
-        pretrained, weights, drop_rate, channels_last: see `create_backbone`.
+        pretrained, weights, head, drop_rate, drop_path_rate, channels_last: see `create_backbone`.
         optimizer: keyword arguments of `build_optimizer`.
-        schedule: keyword arguments of `build_schedule`.
-        loss: ``label_smoothing``.
+        schedule: ``name``, ``stages`` (see `cxr.training.stage_plan.build_stages`; None or absent: one of all epochs)
+            and keyword arguments of `StagedSchedule`.
+        loss: keyword arguments of `TrainingLoss`: ``name``, ``label_smoothing``, ``gamma``, ``tau``.
         class_weights: C weights of the training loss, or None.
+        class_priors: share of each class in the training images, for a loss that asks for it.
 
     Attributes:
         loaded_weights: what became of pretrained weights; None for a random start or a restored checkpoint.
@@ -65,12 +70,15 @@ class CXRModule(pl.LightningModule):
         aspect: str = "crop",
         pretrained: bool = True,
         weights: str | None = None,
+        head: str = "linear",
         drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
         channels_last: bool = True,
         optimizer: Mapping[str, Any] | None = None,
         schedule: Mapping[str, Any] | None = None,
         loss: Mapping[str, Any] | None = None,
         class_weights: Sequence[float] | None = None,
+        class_priors: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
         class_names = [str(name) for name in class_names]
@@ -81,6 +89,7 @@ class CXRModule(pl.LightningModule):
         # The name of a tuple, a list or a mapping of another kind would not be read back from a checkpoint.
         optimizer, schedule, loss = dict(optimizer or {}), dict(schedule or {}), dict(loss or {})
         class_weights = None if class_weights is None else [float(weight) for weight in class_weights]
+        class_priors = None if class_priors is None else [float(share) for share in class_priors]
         weights = None if weights is None else str(weights)
         self.save_hyperparameters(logger=False)
 
@@ -90,23 +99,29 @@ class CXRModule(pl.LightningModule):
             image_size=image_size,
             pretrained=pretrained,
             weights=weights,
+            head=head,
             drop_rate=drop_rate,
+            drop_path_rate=drop_path_rate,
             channels_last=channels_last,
         )
         self.network = made.network
+        _check_sizes(backbone, self.network, image_size, schedule.get("stages") or [])
         self.loaded_weights: LoadedWeights | None = made.loaded
         self._initial_weights: str | None = None  # of the run whose checkpoint was restored
         # (grey / 255 - mean) / std as one multiplication and one addition for each of the three channels.
         mean, std = torch.tensor(made.mean), torch.tensor(made.std)
         self.register_buffer("pixel_scale", 1 / (255 * std))
         self.register_buffer("pixel_offset", -mean / std)
-        self.training_loss = TrainingLoss(len(class_names), class_weights=class_weights, **loss)
+        self.training_loss = TrainingLoss(
+            len(class_names), class_weights=class_weights, class_priors=class_priors, **loss
+        )
 
         self.class_names = class_names
         self.positive = positive
         self.epoch_metrics: dict[str, dict[str, float]] = {}
         self._outputs: dict[str, list[tuple[Tensor, Tensor, Tensor, Tensor]]] = {"train": [], "val": [], "test": []}
         self._num_checked = 0
+        self._kept_outputs: list[Tensor] = []  # of an epoch in whose middle the training goes on
         # In tuples, where they are neither parts of the module nor of its checkpoints.
         self._fused: tuple[nn.Module, ...] = ()  # what was made of the network, once it was wanted
         self._answering: tuple[nn.Module, ...] = ()  # it, while it answers in place of the network
@@ -169,8 +184,13 @@ class CXRModule(pl.LightningModule):
     def _step(self, batch: Batch, split: str) -> Tensor:
         logits, labels = self(batch["image"]), batch["label"]
         if split == "train":
-            loss: Tensor = self.training_loss(logits, labels)
+            share = batch.get("share")
+            loss: Tensor = self.training_loss(logits, labels, batch.get("partner_label"), share)
             losses = loss.detach()
+            if share is not None:
+                # An image that is mixed of two has no class of its own: neither label would make an answer to it right
+                # or wrong, so that it counts in the loss and in no other metric.
+                labels = labels.masked_fill(share < 1, -1)
         else:
             losses = evaluation_losses(logits, labels)
             loss = losses.mean()
@@ -181,7 +201,9 @@ class CXRModule(pl.LightningModule):
         return loss
 
     def step_metrics(self) -> dict[str, float]:
-        """Loss of the training step just taken, and rate and momentum that it left for the next; waits for the device.
+        """Loss of the training step just taken, over the batches of all processes, and rate and momentum that it left.
+
+        Waits for the device.
 
         Raises:
             DivergedError: the loss of this step, or of one since the last call, is not finite.
@@ -189,10 +211,13 @@ class CXRModule(pl.LightningModule):
         self._check_losses()
         optimizer = self.optimizers(use_pl_optimizer=False)
         assert isinstance(optimizer, torch.optim.Optimizer)
-        group = optimizer.param_groups[0]
+        group = optimizer.param_groups[-1]
         momentum = group["betas"][0] if "betas" in group else group["momentum"]
-        loss = float(self._outputs["train"][-1][3]) if self._outputs["train"] else math.nan
-        return {"train/loss_step": loss, "lr": float(group["lr"]), "momentum": float(momentum)}
+        outputs = self._outputs["train"]
+        loss = float(rows_of_all(outputs[-1][3].view(1)).mean()) if outputs else math.nan
+        rates = {f"lr/group_{each['layer_group']}": float(each["lr"]) for each in optimizer.param_groups
+                 if "layer_group" in each}  # fmt: skip
+        return {"train/loss_step": loss, "lr": float(group["lr"]), "momentum": float(momentum), **rates}
 
     def _check_losses(self) -> None:
         """Refuse a loss that is not finite; where the device works ahead, called only when it is waited for anyway."""
@@ -200,18 +225,29 @@ class CXRModule(pl.LightningModule):
         if not losses:
             return
         values = losses[0].view(1) if len(losses) == 1 else torch.stack(losses)
-        first = self._num_checked
+        first = sum(output[3].numel() for output in self._outputs["train"][: self._num_checked])
         self._num_checked = len(self._outputs["train"])
+        # All processes end together: one that did so alone would leave the others waiting for its gradients.
+        values = rows_of_all(values)
         finite = torch.isfinite(values)
         if bool(finite.all()):
             return
-        batch = first + int((~finite).nonzero()[0])
+        batch = int((~finite).any(dim=0).nonzero()[0])
+        value = float(values[~finite[:, batch], batch][0])
         optimizer = self.optimizers(use_pl_optimizer=False)
-        lr = optimizer.param_groups[0]["lr"] if isinstance(optimizer, torch.optim.Optimizer) else math.nan
+        lr = optimizer.param_groups[-1]["lr"] if isinstance(optimizer, torch.optim.Optimizer) else math.nan
         raise DivergedError(
-            f"the training loss is {float(values[batch - first])} in batch {batch} of epoch {self.current_epoch}"
+            f"the training loss is {value} in batch {first + batch} of epoch {self.current_epoch}"
             f" (optimizer step {self.global_step}, learning rate {lr:.3g}); lower optimizer.lr"
         )
+
+    def on_train_start(self) -> None:
+        # What an earlier process has trained on in this epoch counts in its metrics; it is that of all processes.
+        kept, self._kept_outputs = self._kept_outputs, []
+        if kept and self.trainer.is_global_zero:
+            logits, labels, index, losses = (tensor.to(self.pixel_scale.device) for tensor in kept)
+            self._outputs["train"].append((logits, labels, index, losses))
+            self._num_checked = 1
 
     def on_train_epoch_start(self) -> None:
         self._clear("train")
@@ -252,6 +288,9 @@ class CXRModule(pl.LightningModule):
         """Log the metrics of a whole epoch at once; an undefined one is left out rather than logged as 0.
 
         Every process computes them from the records of all, so they agree, and equal those of a single process.
+
+        Raises:
+            DivergedError: an answer of the network is not finite.
         """
         logits, labels, index, losses = self._gather(split)
         self._clear(split)
@@ -259,6 +298,14 @@ class CXRModule(pl.LightningModule):
             # A sampler that deals out whole batches may show a record to two processes; it counts once.
             _, first = _first_of_each(index)
             logits, labels, losses = logits[first], labels[first], losses[first]
+        else:
+            logits, labels = logits[labels >= 0], labels[labels >= 0]  # not the mixed images, see `_step`
+        answered = torch.isfinite(logits).all(dim=1)
+        if not bool(answered.all()):  # the last step may have overflowed weights, and no loss of the epoch shows it
+            raise DivergedError(
+                f"the network gives {int((~answered).sum())} of {len(logits)} images of {split} no finite answer after "
+                f"epoch {self.current_epoch}; lower optimizer.lr"
+            )
         probabilities = logits.float().softmax(dim=1)
         metrics = classification_metrics(probabilities, labels, self.class_names, self.positive)
         logged = {
@@ -276,13 +323,12 @@ class CXRModule(pl.LightningModule):
         device = self.pixel_scale.device
         if outputs:
             logits, labels, index = (torch.cat([each[column] for each in outputs]) for column in range(3))
-            parts = [each[3] for each in outputs]
-            losses = torch.stack(parts) if parts[0].ndim == 0 else torch.cat(parts)
+            losses = torch.cat([each[3].view(-1) for each in outputs])
             tensors = [logits.float(), labels, index, losses]
         else:
             none = torch.empty(0, dtype=torch.int64, device=device)
             tensors = [torch.empty(0, len(self.class_names), device=device), none, none, torch.empty(0, device=device)]
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
+        if is_distributed():
             tensors = [torch.cat(gather_all_tensors(tensor)) for tensor in tensors]
         logits, labels, index, losses = (tensor.cpu() for tensor in tensors)
         return logits, labels, index, losses
@@ -292,26 +338,46 @@ class CXRModule(pl.LightningModule):
 
         DDP would do this in every forward, and wait for ever where one process has a batch more than another.
         """
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
+        if is_distributed():
             for buffer in self.network.buffers():
                 torch.distributed.broadcast(buffer, src=0)
 
-    def configure_optimizers(self) -> Any:
-        schedule = dict(self.hparams["schedule"])
-        optimizer = build_optimizer(
-            parameter_groups(self.network, self.hparams["optimizer"].get("weight_decay", 0.01)),
+    @property
+    def stages(self) -> list[Stage]:
+        """The stages of the training; one where none were given."""
+        schedule = self.hparams["schedule"]
+        given = schedule.get("stages") or [{"epochs": self.trainer.max_epochs}]
+        lr = self.hparams["optimizer"].get("lr", 1e-3)
+        return build_stages(given, lr=lr, schedule=schedule.get("name", "one_cycle"))
+
+    def build_optimizer(self) -> torch.optim.Optimizer:
+        """An optimizer of what is trained, with groups of their own for the layer groups where a stage needs that."""
+        apart = any(stage.discriminates for stage in self.stages)
+        return build_optimizer(
+            parameter_groups(
+                self.network,
+                self.hparams["optimizer"].get("weight_decay", 0.01),
+                layer_groups(self.network) if apart else None,
+            ),
             fused=self._can_fuse(),
             **self.hparams["optimizer"],
         )
-        total_steps = self.trainer.estimated_stepping_batches
-        if not math.isfinite(total_steps):
+
+    def configure_optimizers(self) -> Any:
+        epochs = self.trainer.max_epochs
+        if epochs is None or epochs < 1:
             raise ConfigurationError("trainer.max_epochs: a schedule needs an end; give a number of epochs")
+        stages = self.stages
+        if sum(stage.epochs for stage in stages) != epochs:
+            raise ConfigurationError(
+                f"trainer.max_epochs={epochs}: schedule.stages have {sum(stage.epochs for stage in stages)} epochs"
+            )
+        optimizer = self.build_optimizer()
+        options = {name: value for name, value in self.hparams["schedule"].items() if name not in ("name", "stages")}
+        steps = int(self.trainer.estimated_stepping_batches) // epochs
         return {
             "optimizer": optimizer,
-            "lr_scheduler": {
-                "scheduler": build_schedule(optimizer, int(total_steps), **schedule),
-                "interval": "step",
-            },
+            "lr_scheduler": {"scheduler": StagedSchedule(optimizer, stages, steps, **options), "interval": "step"},
         }
 
     def _can_fuse(self) -> bool:
@@ -329,10 +395,23 @@ class CXRModule(pl.LightningModule):
         checkpoint["initial_weights"] = (
             self._initial_weights if self.loaded_weights is None else self.loaded_weights.source
         )
+        if self._outputs["train"]:  # in the middle of an epoch
+            checkpoint["train_outputs"] = list(self._gather("train"))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Remember from which weights the training began that goes on here."""
         self._initial_weights = checkpoint.get("initial_weights")
+        self._kept_outputs = checkpoint.get("train_outputs", [])
+
+
+def _check_sizes(backbone: str, network: Any, image_size: int, stages: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse stages with other images for a network that is built for one size."""
+    others = [stage["image_size"] for stage in stages if stage.get("image_size") not in (None, image_size)]
+    if others and getattr(network, "pretrained_cfg", {}).get("fixed_input_size"):
+        raise ConfigurationError(
+            f"schedule.stages: image_size={others[0]} and data.image_size={image_size}, but {backbone} is built for "
+            "one size; leave image_size out of the stages"
+        )
 
 
 def _first_of_each(index: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -13,25 +13,38 @@ from cxr.errors import ConfigurationError
 OPTIMIZERS = ("adamw", "sgd")
 
 
-def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Divide the trainable parameters into those that decay and those that do not.
+def parameter_groups(
+    network: nn.Module, weight_decay: float, layer_groups: Mapping[str, int] | None = None
+) -> list[dict[str, Any]]:
+    """Divide the parameters into those that decay and those that do not.
 
     Biases, the scales of normalisations and other vectors are left alone (He et al., "Bag of Tricks for Image
     Classification with Convolutional Neural Networks", 2019): pulled towards zero they make no simpler function. What a
     backbone itself excludes (timm's ``no_weight_decay``, such as position embeddings) is left alone too.
+
+    Args:
+        network: those of its parameters that take no gradient are left out, unless there are layer groups.
+        weight_decay: of those that decay.
+        layer_groups: name of each parameter -> its layer group, from 0, where these have rates of their own; what a
+            stage freezes may be trained in the next, so that all parameters are taken. The groups then say theirs
+            under ``layer_group``, the head last.
     """
     excluded: set[str] = set()
     for prefix, module in network.named_modules():
         own = getattr(module, "no_weight_decay", None)
         if callable(own):
             excluded |= {f"{prefix}.{name}" if prefix else name for name in own()}
-    decayed: list[nn.Parameter] = []
-    plain: list[nn.Parameter] = []
+    divided: dict[tuple[int, bool], list[nn.Parameter]] = {}
     for name, parameter in network.named_parameters():
-        if parameter.requires_grad:
-            (plain if parameter.ndim <= 1 or name in excluded else decayed).append(parameter)
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    return [group for group in groups if group["params"]]
+        if parameter.requires_grad or layer_groups is not None:
+            plain = parameter.ndim <= 1 or name in excluded
+            place = 0 if layer_groups is None else layer_groups[name]
+            divided.setdefault((place, plain), []).append(parameter)
+    groups = []
+    for (place, plain), parameters in sorted(divided.items(), key=lambda each: each[0]):
+        group: dict[str, Any] = {"params": parameters, "weight_decay": 0.0 if plain else weight_decay}
+        groups.append(group if layer_groups is None else {**group, "layer_group": place})
+    return groups
 
 
 def build_optimizer(

@@ -19,11 +19,12 @@ from filelock import FileLock, Timeout
 
 from cxr.errors import ConfigurationError
 from cxr.files import write_atomically
+from cxr.training.launched import ask_directory, tell_directory
 
-Status = Literal["running", "finished", "failed", "interrupted", "diverged"]
+Status = Literal["running", "finished", "pruned", "failed", "interrupted", "diverged"]
 
 # Processes that a distributed strategy starts find the directory of the first process here.
-_JOIN_VARIABLE = "CXR_RUN_DIR"
+JOIN_VARIABLE = "CXR_RUN_DIR"
 _RANK_VARIABLES = ("RANK", "SLURM_PROCID", "LOCAL_RANK", "NODE_RANK")
 
 
@@ -93,6 +94,10 @@ class RunDirectory:
     def tracking_dir(self) -> Path:
         return self.path / "tracking"
 
+    @property
+    def tracked_path(self) -> Path:
+        return self.path / "tracking.json"
+
     @classmethod
     def create(cls, output_dir: str | Path, name: str) -> RunDirectory:
         """Make the directory of a run, see `make_folder`.
@@ -156,6 +161,11 @@ class RunDirectory:
         finally:
             lock.release()
 
+    @staticmethod
+    def is_joined() -> bool:
+        """Whether this is a further process of a run, see `join`."""
+        return bool(_further())
+
     @classmethod
     def join(cls) -> RunDirectory | None:
         """The directory of the run that this process was started to take part in, or None in a run's first process.
@@ -166,14 +176,14 @@ class RunDirectory:
         Raises:
             ConfigurationError: this is a further process, and nobody said where the run lies.
         """
-        further = [name for name in _RANK_VARIABLES if os.environ.get(name, "0") != "0"]
+        further = _further()
         if not further:
             return None
-        path = os.environ.get(_JOIN_VARIABLE)
+        path = os.environ.get(JOIN_VARIABLE) or ask_directory()
         if path is None:
             raise ConfigurationError(
                 f"{further[0]}={os.environ[further[0]]}: not the first process of its run;"
-                f" set {_JOIN_VARIABLE} to the run's directory"
+                f" set {JOIN_VARIABLE} to the run's directory"
             )
         return cls(Path(path))
 
@@ -182,8 +192,9 @@ class RunDirectory:
         run = cls(path.absolute())
         for folder in (run.checkpoints_dir, run.figures_dir, run.predictions_dir):
             folder.mkdir(exist_ok=True)
-        os.environ[_JOIN_VARIABLE] = str(run.path)
+        os.environ[JOIN_VARIABLE] = str(run.path)
         run.write_status("running")
+        tell_directory(run.path)
         return run
 
     def write_status(self, status: Status, *, reason: str | None = None, exit_status: int | None = None) -> None:
@@ -210,6 +221,10 @@ class RunDirectory:
         except FileNotFoundError:
             return {}
         return content
+
+
+def _further() -> list[str]:
+    return [name for name in _RANK_VARIABLES if os.environ.get(name, "0") != "0"]
 
 
 def make_folder(output_dir: str | Path, name: str) -> Path:

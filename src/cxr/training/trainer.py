@@ -12,12 +12,23 @@ from pytorch_lightning.strategies import DDPStrategy, Strategy
 
 from cxr.errors import ConfigurationError
 from cxr.training.accelerators import resolve_devices, resolve_precision
-from cxr.training.callbacks import BestCheckpoint, BestEarlyStopping, EndBetweenBatches, LastCheckpoint, StepMonitor
+from cxr.training.callbacks import (
+    BestCheckpoint,
+    BestEarlyStopping,
+    EndBetweenBatches,
+    LastCheckpoint,
+    NextBatches,
+    StepMonitor,
+)
 from cxr.training.checkpoint_io import DurableCheckpointIO
 from cxr.training.history import EpochHistory
+from cxr.training.launched import cluster_environment
 from cxr.training.progress import EpochProgress
+from cxr.training.pruning import ReportsEpochs, TrialPruning
 from cxr.training.random_state import RandomState
 from cxr.training.run_directory import RunDirectory
+from cxr.training.stage_control import StageControl
+from cxr.training.weight_averaging import AveragedWeights
 
 # What Lightning says that does not hold here, and why.
 _WRONG_ADVICE = (
@@ -33,22 +44,36 @@ _WRONG_ADVICE = (
     # trainer.gpus=0 was asked for.
     r"GPU available but not used.*",
     r"MPS available but not used.*",
+    # The data module goes on with the batch that comes next.
+    r"You're resuming from a checkpoint that ended before the epoch ended.*",
+    # Several processes on one machine of a cluster are in order, and so is one on the machine where people log in.
+    r".*The `srun` command is available.*",
+    # The new name of this argument does something else.
+    r".*`broadcast_buffers` is deprecated.*",
     # Lightning's own calls.
     r".*isinstance\(treespec, LeafSpec\).*",
 )
-_NOISY_LOGGERS = ("pytorch_lightning.utilities.rank_zero", "pytorch_lightning.accelerators.cuda")
+_NOISY_LOGGERS = (
+    "pytorch_lightning.utilities.rank_zero",
+    "pytorch_lightning.accelerators.cuda",
+    "lightning_fabric.utilities.distributed",
+)
 
 
 def build_trainer(
     *,
     run_dir: RunDirectory,
     max_epochs: int,
+    stage_control: StageControl | None = None,
+    sizes_differ: bool = False,
+    freezes: bool = False,
     gpus: int | None = None,
     num_processes: int | None = None,
     precision: str = "auto",
     strategy: str = "auto",
     num_nodes: int = 1,
     accumulate_grad_batches: int = 1,
+    ema_decay: float | None = None,
     gradient_clip_val: float | None = None,
     deterministic: bool = False,
     limit_train_batches: float | None = None,
@@ -57,19 +82,25 @@ def build_trainer(
     log_every_n_steps: int = 50,
     progress: bool = True,
     logger: Logger | None = None,
+    trial: ReportsEpochs | None = None,
 ) -> pl.Trainer:
     """Build the Trainer of a run; ``trainer.precision`` and ``trainer.num_devices`` say what was resolved.
 
     Args:
         run_dir: receives ``checkpoints/best.ckpt`` and ``checkpoints/last.ckpt``.
         max_epochs: at least 1.
+        stage_control: begins the stages; None: there is one, of all epochs, and it freezes nothing.
+        sizes_differ: whether the training images of some epoch have another size than those of the others.
+        freezes: whether a stage freezes a part of the network.
         gpus, num_processes: see `resolve_devices`.
         precision: see `resolve_precision`.
         strategy: ``auto``, ``ddp``, or another name that Lightning knows.
+        ema_decay: see `AveragedWeights`; None = no average.
         limit_train_batches, limit_val_batches: None = all, up to 1 a share, above 1 a number of batches.
         early_stopping_patience: epochs without a better ``val/auroc``; None = never.
         log_every_n_steps: optimizer steps between two logged losses.
         logger: from `build_logger`; None = nothing is logged.
+        trial: of a search, which may end the training early; None = it is none.
 
     Raises:
         ConfigurationError: devices or precision that are not to be had, or a number out of its range.
@@ -77,10 +108,12 @@ def build_trainer(
     if max_epochs < 1:
         raise ConfigurationError(f"trainer.max_epochs={max_epochs}: give at least 1")
     devices = resolve_devices(gpus, strategy=strategy, num_processes=num_processes)
+    environment = cluster_environment()
     precision = resolve_precision(precision, devices["accelerator"])
     silence_wrong_advice()
     callbacks: list[pl.Callback] = [
         RandomState(),
+        NextBatches(),
         # Before the checkpoints: an epoch that a resumed run does not repeat has its row.
         EpochHistory(run_dir.history_path),
         BestCheckpoint(run_dir.checkpoints_dir),
@@ -88,13 +121,20 @@ def build_trainer(
         StepMonitor(log_every_n_steps),
         EpochProgress(enabled=progress),
     ]
+    if stage_control is not None:
+        callbacks.append(stage_control)  # behind the progress, which says first how the last stage ended
+    if ema_decay is not None:
+        callbacks.append(AveragedWeights(ema_decay))
     if early_stopping_patience is not None:
         callbacks.append(BestEarlyStopping(early_stopping_patience))
-    callbacks.append(EndBetweenBatches())
+    if trial is not None:
+        callbacks.append(TrialPruning(trial))
+    callbacks.append(EndBetweenBatches(run_dir.last_checkpoint_path))
     return pl.Trainer(
         **devices,
         precision=precision,  # type: ignore[arg-type]
-        strategy=_strategy(strategy, devices["accelerator"]),
+        strategy=_strategy(strategy, devices["accelerator"], freezes=freezes),
+        reload_dataloaders_every_n_epochs=int(sizes_differ),
         num_nodes=num_nodes,
         max_epochs=max_epochs,
         accumulate_grad_batches=accumulate_grad_batches,
@@ -105,7 +145,7 @@ def build_trainer(
         log_every_n_steps=log_every_n_steps,
         logger=False if logger is None else logger,
         callbacks=callbacks,
-        plugins=[DurableCheckpointIO()],
+        plugins=[DurableCheckpointIO(), *([] if environment is None else [environment])],
         default_root_dir=run_dir.path,
         # The data module deals out whole batches to the processes itself.
         use_distributed_sampler=False,
@@ -123,7 +163,7 @@ def silence_wrong_advice() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
-def _strategy(name: str, accelerator: str) -> str | Strategy:
+def _strategy(name: str, accelerator: str, *, freezes: bool) -> str | Strategy:
     if name != "ddp":
         return name
     return DDPStrategy(
@@ -131,8 +171,8 @@ def _strategy(name: str, accelerator: str) -> str | Strategy:
         # The module shares the statistics before each evaluation; sharing them in every forward would also hang where
         # the processes have different numbers of validation batches.
         broadcast_buffers=False,
-        # All gradients of the network are used in every step.
-        find_unused_parameters=False,
+        # All gradients of the network are used in every step, unless a stage freezes some.
+        find_unused_parameters=freezes,
         gradient_as_bucket_view=True,
         timeout=timedelta(minutes=10),
     )

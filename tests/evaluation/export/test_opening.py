@@ -20,6 +20,7 @@ import torch
 from cxr.errors import CheckpointError
 from cxr.evaluation.export.opening import open_network
 from cxr.evaluation.export.writing import export_run
+from cxr.training.module import CXRModule
 
 Tensors = dict[str, torch.Tensor]
 
@@ -79,6 +80,27 @@ def test_a_folder_that_is_as_it_should_be_opens(folder: Path) -> None:
         assert not opened.module.training
         assert opened.module.class_names == ["covid", "other"]
         assert opened.run_dir is None
+
+
+def test_a_network_with_another_head_opens_and_no_head_is_taken_for_another(folder: Path) -> None:
+    named = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    made = CXRModule(
+        named["backbone"],
+        class_names=named["class_names"],
+        positive=named["positive"],
+        image_size=32,
+        pretrained=False,
+        head="concat_pool",
+    ).eval()
+    put(folder / "model.safetensors", safetensors.torch.save(made.network.state_dict()))
+    describe(folder)
+    assert "fc" in failure(folder)
+    describe(folder, lambda content: content.update(head="concat_pool"))
+    images = torch.randint(0, 256, (2, 1, 32, 32), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    with torch.no_grad():
+        torch.testing.assert_close(open_network(folder).module(images), made(images))
+    describe(folder, lambda content: content.update(head="exec"))
+    assert "head" in failure(folder)
 
 
 @pytest.mark.parametrize(

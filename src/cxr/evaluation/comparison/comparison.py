@@ -20,6 +20,7 @@ from cxr.evaluation.comparison.repeated_runs import (
     rank_configurations,
     seed_spread,
 )
+from cxr.evaluation.comparison.search_record import Search, find_searches
 from cxr.evaluation.words import LOWER_IS_BETTER, NAMES, counted
 from cxr.pipeline.splits import SPLITS
 from cxr.statistics.many_comparisons import holm
@@ -72,6 +73,7 @@ class Comparison:
         family: how the tests were chosen and corrected, in words.
         matching: how many records the runs share, in words.
         warnings, notes: sentences; the former put the numbers in doubt.
+        searches: to which the runs belong.
     """
 
     split: str
@@ -86,6 +88,7 @@ class Comparison:
     matching: str
     warnings: Sequence[str]
     notes: Sequence[str]
+    searches: Sequence[Search] = ()
 
     @property
     def runs(self) -> list[ComparedRun]:
@@ -141,8 +144,11 @@ def compare_runs(
             for (a, b), difference, p in zip(pairs, differences, corrected, strict=True)
         ]
     warnings += _cautions(configurations, split, spread[metric], tests)
-    if excluded:
-        warnings.append(f"{counted(len(excluded), 'run')} of {len(found)} not compared; the reasons are listed")
+    # A search ends hopeless trials by intention; what else is missing puts the comparison in doubt.
+    missing = sum(run.status != "pruned" for run, _ in excluded)
+    if missing:
+        warnings.append(f"{counted(missing, 'run')} of {len(found)} not compared; the reasons are listed")
+    searches = find_searches(run.path.parent for run in found)
     return Comparison(
         split=split,
         metric=metric,
@@ -155,7 +161,8 @@ def compare_runs(
         family=family,
         matching=matching,
         warnings=list(dict.fromkeys(warnings)),
-        notes=notes,
+        notes=[*notes, *(f"{search.summary}." for search in searches)],
+        searches=searches,
     )
 
 

@@ -111,7 +111,7 @@ def find_factors(runs: Sequence[FinishedRun]) -> list[Factor]:
     both = ("balance.sampler", "balance.weighting")
     if all(key in columns for key in both):
         sampler, weighting = (columns.pop(key) for key in both)
-        columns["balance"] = {name: _balance(sampler[name], weighting[name]) for name in sampler}
+        columns["balance"] = {name: balance_in_words(sampler[name], weighting[name]) for name in sampler}
     names = short_names(list(columns))
     together: dict[tuple[int, ...], list[str]] = {}
     for key, values in columns.items():
@@ -147,6 +147,12 @@ def show_value(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+def balance_in_words(sampler: Any, weighting: Any) -> str:
+    """What is done about unequal classes, in a word: ``none``, ``oversample``, ``inverse_frequency``, or two."""
+    used = [show_value(value) for value in (sampler, weighting) if value not in ("none", NOT_SET)]
+    return " + ".join(used) or "none"
+
+
 def describe(run: FinishedRun, factors: Sequence[Factor]) -> str:
     """What a run has that other runs have otherwise, in one line; its name where that is nothing."""
     if not run.settings:
@@ -158,8 +164,3 @@ def describe(run: FinishedRun, factors: Sequence[Factor]) -> str:
 
 def _apart(key: str) -> bool:
     return key in REPEAT_KEYS or HOUSEKEEPING.fullmatch(key) is not None
-
-
-def _balance(sampler: Any, weighting: Any) -> str:
-    used = [show_value(value) for value in (sampler, weighting) if value not in ("none", NOT_SET)]
-    return " + ".join(used) or "none"

@@ -21,7 +21,7 @@ from cxr.sources.spreadsheet import restore
 from cxr.training.run_directory import RunDirectory
 
 # A run that ended so has no weights that its configuration speaks for.
-NOT_COMPARED = ("failed", "diverged", "running")
+NOT_COMPARED = ("failed", "diverged", "running", "pruned")
 # Stands among the settings, although nobody sets it: which radiographs a run was given, by their content.
 RECORDS = "records"
 
@@ -137,7 +137,7 @@ def _read_run(path: Path, name: str) -> FinishedRun:
         metrics = read_metrics(run.metrics_path)
     except (CxrError, OSError) as error:
         reason = reason or " ".join(str(error).split())
-    epochs, seconds = _duration(run.history_path)
+    epochs, seconds = duration(run.history_path)
     train_images, records = _records(run.split_path)
     if settings and records is not None:
         settings = {**settings, RECORDS: records}
@@ -196,8 +196,11 @@ def _rows(path: Path) -> Iterable[dict[str, str]]:
         return
 
 
-def _duration(history: Path) -> tuple[int | None, float | None]:
-    """Epochs and seconds; a run that was resumed counts its seconds anew, so each part adds its last row."""
+def duration(history: Path) -> tuple[int | None, float | None]:
+    """Epochs and seconds of a training, from its ``history.csv``; None where that does not say.
+
+    A run that was resumed counts its seconds anew, so each part adds its last row.
+    """
     epochs, finished, last = 0, 0.0, 0.0
     try:
         for row in _rows(history):

@@ -11,6 +11,7 @@ from pathlib import Path
 from cxr.evaluation.comparison.comparison import Comparison, PairedTest, conclude
 from cxr.evaluation.comparison.configurations import is_full_grid, show_value
 from cxr.evaluation.comparison.repeated_runs import ComparedRun
+from cxr.evaluation.comparison.search_section import draw_searches
 from cxr.evaluation.comparison.sweep_figures import MAX_FACTORS, draw_main_effects, draw_parallel_coordinates
 from cxr.evaluation.comparison.table import (
     cost_of,
@@ -45,19 +46,20 @@ def write_page(comparison: Comparison, output_dir: Path) -> list[Path]:
         The page, then the figures.
     """
     figures = _draw(comparison, output_dir / "figures")
+    search, of_searches = draw_searches(comparison.searches, output_dir / "figures")
     output_dir.mkdir(parents=True, exist_ok=True)
     page = output_dir / "comparison.html"
-    write_atomically(page, render_page(comparison, figures))
-    return [page, *figures]
+    write_atomically(page, _render(comparison, figures, search))
+    return [page, *figures, *of_searches]
 
 
-def render_page(comparison: Comparison, figures: Sequence[Path] = ()) -> str:
-    """The page as text; see `write_page`."""
+def _render(comparison: Comparison, figures: Sequence[Path], search: Section) -> str:
     runs, configurations = len(comparison.runs), len(comparison.configurations)
     sections = [
         _configurations(comparison),
         _tests(comparison),
         _sweep(comparison, figures),
+        search,
         _metrics(comparison),
         _runs(comparison),
         _excluded(comparison),

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
 from cxr.evaluation.comparison.configurations import Factor, show_value
@@ -135,10 +135,12 @@ def _panel(axes: Axes, factor: Factor, values: Mapping[str, float]) -> None:
         axes.plot(
             at, scores, "o", color=FIRST, markersize=5, markerfacecolor="white", markeredgewidth=1.2, zorder=3,
         )  # fmt: skip
-    # Between names there is nothing to interpolate: short bars instead of a line.
-    if scaled:
+    # Between names there is nothing to interpolate: short bars instead of a line. Where a search drew the numbers, each
+    # run has its own, and the mean of one run is no mean.
+    drawn = scaled and len(levels) > MAX_LEVELS
+    if scaled and not drawn:
         axes.plot(where, means, color=INK, linewidth=1.6, marker="_", markersize=16, markeredgewidth=2.2, zorder=2)
-    else:
+    elif not scaled:
         axes.hlines(means, np.array(where) - 0.28, np.array(where) + 0.28, color=INK, linewidth=2.2, zorder=2)
     if logarithmic:
         axes.set_xscale("log")
@@ -157,6 +159,11 @@ def _panel(axes: Axes, factor: Factor, values: Mapping[str, float]) -> None:
                 label.set_rotation_mode("anchor")
     elif not scaled:
         axes.set_xticks([])
+    elif logarithmic:  # plain numbers: text is not parsed as mathematics here
+        axes.xaxis.set_major_locator(LogLocator(numticks=5))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda number, _: f"{number:g}"))
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.set_title(_title(factor) + (" (log scale)" if logarithmic else ""))
     axes.grid(axis="y")
     axes.set_axisbelow(True)
@@ -244,9 +251,12 @@ def _axis(axes: Axes, place: int, ticks: Sequence[tuple[float, str]], title: str
 def _ticks(factor: Factor) -> list[tuple[float, str]]:
     """Names of the levels, beside the lines that cross there: above them at the top, else below."""
     levels, positions, aside = factor.levels, _positions(factor), _band(factor) / 2 + 0.035
+    shown = {repr(level): short_name(show_value(level), 18) for level in levels}
     if len(levels) > MAX_LEVELS:
         levels = [levels[0], levels[len(levels) // 2], levels[-1]]
-    placed = [(positions[repr(level)], short_name(show_value(level), 18)) for level in levels]
+        # Numbers that a search drew have more digits than anybody reads.
+        shown |= {repr(level): f"{level:.3g}" for level in levels if isinstance(level, float)}
+    placed = [(positions[repr(level)], shown[repr(level)]) for level in levels]
     return [(height + aside if height == 1 else height - aside, text) for height, text in placed]
 
 

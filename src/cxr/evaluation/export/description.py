@@ -33,6 +33,7 @@ _MAX_BYTES = 4 * 2**20
 _MAX_CLASSES, _MAX_NAME = 1000, 200
 _MAX_COUNT = 10**12
 _BACKBONE = re.compile(r"[a-z0-9_]{1,100}(\.[a-z0-9_]{1,100})?")
+_HEAD = re.compile("linear|concat_pool")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _VERSION = re.compile(r"[0-9A-Za-z.+!-]{1,40}")
 
@@ -56,6 +57,7 @@ class ModelDescription:
     Args:
         cxr_version: of the program that exported it.
         backbone: timm name.
+        head: what turns its features into classes, see `cxr.training.heads`.
         class_names: the C classes in the order of the outputs.
         positive: the class that the thresholds are about.
         preparation: what is done to a radiograph before the network sees it.
@@ -70,6 +72,7 @@ class ModelDescription:
 
     cxr_version: str
     backbone: str
+    head: str
     class_names: tuple[str, ...]
     positive: str
     preparation: Preparation
@@ -90,6 +93,7 @@ class ModelDescription:
             "version": VERSION,
             "cxr_version": self.cxr_version,
             "backbone": self.backbone,
+            "head": self.head,
             "class_names": list(self.class_names),
             "positive": self.positive,
             "preparation": self.preparation.as_dict(),
@@ -133,6 +137,7 @@ class ModelDescription:
         return cls(
             cxr_version=_matching(table["cxr_version"], "cxr_version", _VERSION),
             backbone=_matching(table["backbone"], "backbone", _BACKBONE),
+            head=_matching(table["head"], "head", _HEAD),
             class_names=class_names,
             positive=positive,
             preparation=_known(lambda: Preparation(**shape)),

@@ -157,7 +157,9 @@ def build_network(description: ModelDescription, weights: Path) -> CXRModule:
     """
     num_classes, size = len(description.class_names), description.preparation.size
     try:
-        expected = tensors_of_backbone(description.backbone, num_classes=num_classes, image_size=size)
+        expected = tensors_of_backbone(
+            description.backbone, num_classes=num_classes, image_size=size, head=description.head
+        )
         tensors = _read_tensors(weights, expected)
         module = CXRModule(
             description.backbone,
@@ -166,6 +168,7 @@ def build_network(description: ModelDescription, weights: Path) -> CXRModule:
             image_size=size,
             aspect=description.preparation.aspect,
             pretrained=False,
+            head=description.head,
         )
     except ConfigurationError as error:
         raise CheckpointError(f"{weights.parent}: {error}") from None

@@ -246,6 +246,7 @@ def _describe(opened: OpenedRun, fitted: StoredCalibration | None, digest: str) 
     description = ModelDescription(
         cxr_version=program_version(),
         backbone=str(module.hparams["backbone"]),
+        head=str(module.hparams["head"]),
         class_names=names,
         positive=module.positive,
         preparation=Preparation(module.hparams["image_size"], module.hparams["aspect"]),

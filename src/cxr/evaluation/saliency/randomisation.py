@@ -112,6 +112,7 @@ def randomised_network(module: CXRModule, *, layers: int, seed: int) -> nn.Modul
             num_classes=len(module.class_names),
             image_size=module.hparams["image_size"],
             pretrained=False,
+            head=module.hparams["head"],
             channels_last=module.hparams["channels_last"],
         ).network
     trained = module.network.state_dict()
