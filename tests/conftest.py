@@ -25,6 +25,11 @@ CONF_DIR = Path(__file__).resolve().parents[1] / "conf"
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # The files that stand here start whole programs and take longest: first, so that no worker is left alone with one.
+    items.sort(key=lambda item: item.path.parent != Path(__file__).parent)
+
+
 @pytest.fixture
 def compose() -> Callable[..., DictConfig]:
     """Compose the configuration of train.py from overrides, as Hydra does, without its own part."""
