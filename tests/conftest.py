@@ -23,6 +23,14 @@ CONF_DIR = Path(__file__).resolve().parents[1] / "conf"
 # Many tests start the programs as processes of their own.  Without byte code each of them would compile torch, timm and
 # Lightning anew, which takes longer than all the rest.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+# Tests run side by side, and programs that they start do, too: threads that wait for each other's cores cost many times
+# more than they bring.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # The files that stand here start whole programs and take longest: first, so that no worker is left alone with one.
+    items.sort(key=lambda item: item.path.parent != Path(__file__).parent)
 
 
 @pytest.fixture

@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Final, NoReturn
 
@@ -29,6 +31,18 @@ def listen() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, TIME_RUNS_OUT):
         if number is not None:
             signal.signal(number, _on_signal)
+
+
+@contextmanager
+def asked_through(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Within, SIGINT and SIGTERM go to a handler, and afterwards to whom they went before."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, handler) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, earlier in zip(numbers, before, strict=True):
+            signal.signal(number, earlier)
 
 
 def defer() -> None:

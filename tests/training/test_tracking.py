@@ -229,17 +229,32 @@ def test_a_run_that_is_killed_says_that_it_was_running(
     assert said[0] == "running"
 
 
-@pytest.mark.parametrize("capture", ["none", "all"])
-def test_console_and_code_travel_only_where_asked_for(
-    tmp_path: Path, capture: str, inspect: Callable[[Path], list[dict[str, Any]]]
+def test_console_and_code_stay_here_unless_asked_for(
+    tmp_path: Path, inspect: Callable[[Path], list[dict[str, Any]]]
 ) -> None:
-    logger = build_logger("wandb", tracking_dir=tmp_path, config=CONFIG, name="first", capture=capture)
+    logger = build_logger("wandb", tracking_dir=tmp_path, config=CONFIG, name="first", capture="none")
     print("a word on the console", flush=True)
     finish(logger, 0)
-    records = inspect(tmp_path)
+    assert _console_and_code(inspect(tmp_path)) == (False, [])
+
+
+def test_console_and_code_travel_where_asked_for(
+    tmp_path: Path, inspect: Callable[[Path], list[dict[str, Any]]]
+) -> None:
+    # A process of its own: pytest has put streams of its own in the place of this one's.
+    program = (
+        "from pathlib import Path; from cxr.training.tracking import build_logger, finish\n"
+        f"folder = Path({str(tmp_path)!r})\n"
+        "logger = build_logger('wandb', tracking_dir=folder, config={}, name='first', capture='all')\n"
+        "print('a word on the console', flush=True); finish(logger, 0)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+    assert _console_and_code(inspect(tmp_path)) == (True, ["code"])
+
+
+def _console_and_code(records: list[dict[str, Any]]) -> tuple[bool, list[str]]:
     said = any("a word on the console" in json.dumps(record) for record in records)
-    code = [each["type"] for each in _of(records, "artifact")]
-    assert (said, code) == ((True, ["code"]) if capture == "all" else (False, []))
+    return said, [each["type"] for each in _of(records, "artifact")]
 
 
 def test_what_cannot_be_captured_is_refused_and_a_long_name_is_cut(tmp_path: Path) -> None:

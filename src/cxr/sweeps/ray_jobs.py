@@ -12,13 +12,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from cxr.errors import ConfigurationError
+from cxr.interruption import asked_through
 from cxr.sweeps.child import Membership, membership_environment
 from cxr.sweeps.display import Display
 from cxr.sweeps.job import SweepJob, note_end, note_lost
@@ -78,7 +78,7 @@ class RaySupervisor:
             text = " ".join(str(error).split())[:300]
             raise ConfigurationError(f"hydra.launcher.address={self._options['address']}: {text}") from None
         run = ray.remote(run_program)
-        with self._signals():
+        with asked_through(self._on_signal):
             waiting: dict[Any, SweepJob] = {}
             for job, number in queued:
                 cores = self._options["num_cpus_per_job"]
@@ -121,16 +121,6 @@ class RaySupervisor:
             if lost and self._asked is None:
                 subprocess.run([*job.end_command, "1"], capture_output=True, timeout=120)
         self._display.changed(job)
-
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        numbers = (signal.SIGINT, signal.SIGTERM)
-        before = [signal.signal(number, self._on_signal) for number in numbers]
-        try:
-            yield
-        finally:
-            for number, handler in zip(numbers, before, strict=True):
-                signal.signal(number, handler)
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         if self._asked is None:

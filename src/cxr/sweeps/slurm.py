@@ -17,6 +17,7 @@ from typing import Any
 
 from cxr.errors import ConfigurationError
 from cxr.files import write_atomically
+from cxr.interruption import asked_through
 from cxr.sweeps.display import Display
 from cxr.sweeps.job import SweepJob, note_lost
 from cxr.sweeps.slurm_queue import cancel, is_alive, is_on, last_state, offers_gpus, states
@@ -250,15 +251,13 @@ class SlurmSupervisor:
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        numbers = (signal.SIGINT, signal.SIGTERM)
-        before = [signal.signal(number, self._on_signal) for number in numbers]
         # A terminal that is closed ends this process only; the jobs are Slurm's.
         hang_up = signal.signal(signal.SIGHUP, signal.SIG_DFL)
         try:
-            yield
+            with asked_through(self._on_signal):
+                yield
         finally:
-            for number, handler in zip((*numbers, signal.SIGHUP), (*before, hang_up), strict=True):
-                signal.signal(number, handler)
+            signal.signal(signal.SIGHUP, hang_up)
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         if self._asked is None:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from types import FrameType
 from typing import Protocol
 
 from cxr.images.cache import usable_cores
-from cxr.interruption import SAME_INTERRUPT
+from cxr.interruption import SAME_INTERRUPT, asked_through
 from cxr.sweeps.devices import DevicePool
 from cxr.sweeps.display import Display
 from cxr.sweeps.job import SweepJob, note_end, note_refusal
@@ -65,7 +64,7 @@ class Supervisor:
         jobs = list(jobs)
         queue = [job for job in jobs if job.state == "queued"]
         self._source = source
-        with self._signals():
+        with asked_through(self._on_signal):
             try:
                 while self._fetch(jobs, queue) or queue or self._running or self._ended:
                     self._settle()
@@ -140,16 +139,6 @@ class Supervisor:
                     process.record_end(-code)
                 self._note(process.job)
         self._ended = [process for process in self._ended if not process.cleared()]
-
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        numbers = (signal.SIGINT, signal.SIGTERM)
-        before = [signal.signal(number, self._on_signal) for number in numbers]
-        try:
-            yield
-        finally:
-            for number, handler in zip(numbers, before, strict=True):
-                signal.signal(number, handler)
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         if self._asked is None:
