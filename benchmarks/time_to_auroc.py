@@ -46,6 +46,7 @@ SAME = [
     "model.pretrained=false",
     "augment=fastai_v1",
     "trainer.gpus=0",
+    "data.look_for_copies=false",
     "audit.shortcuts=false",
     "logger=none",
 ]

@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, PercentFormatter, StrMethodFormatter
 from numpy.typing import NDArray
 
 from cxr.evaluation.figure_style import FIRST, INK, QUIET, SERIES, drawing, short_name
@@ -65,6 +65,8 @@ def draw_training_curves(
     title = f"Training over {num_epochs} epoch{'s' if num_epochs > 1 else ''}"
     if best_epoch is not None:
         title = f"Training: epoch {best_epoch + 1} of {num_epochs} is evaluated (dotted line)"
+    if stages is not None and staged:
+        title = f"{title}, {len(stages)} stages (thin lines)"
     with drawing(path, (3.9 * len(drawn), 3.2), title) as figure:
         for axes, (name, unit, columns) in zip(figure.subplots(1, len(drawn), squeeze=False)[0], drawn, strict=True):
             lines = [(*_along_epochs(history, column), label) for column, label in columns]
@@ -75,6 +77,8 @@ def draw_training_curves(
             scale = 1.0
             if name == "Learning rate" and staged:
                 axes.set_yscale("log")
+                axes.yaxis.set_major_formatter(FuncFormatter(lambda rate, _: f"{rate:g}"))
+                axes.yaxis.set_minor_formatter(NullFormatter())
             elif name == "Learning rate" and highest > 0:
                 exponent = math.floor(math.log10(highest) + 1e-9)
                 scale = 10.0**exponent
@@ -85,6 +89,8 @@ def draw_training_curves(
                 # A cycle ends a hundred thousand times below its highest rate, which is of no interest.
                 assert stages is not None
                 axes.set_ylim(float(stages["lr_first"].min()) / 30, 1.5 * highest)
+                for line in axes.lines:  # the ends of the cycles lie below
+                    line.set_clip_on(True)
             elif name == "Validation":
                 axes.set_ylim(min(0.5, math.floor(lowest * 10 - 0.2) / 10), 1.0)
             else:
