@@ -10,7 +10,8 @@ that neither side is charged for the large originals. Words without dashes go to
 
 The clock runs from the first step to the end of the validation that reaches the AUROC, validations of earlier epochs
 included; start-up, reading of the table, audit and preparation lie before it. The sides take turns, a process each,
-once for each seed. Both sides were tuned on seed 0, which is none of those below. Leave the machine alone meanwhile.
+once for each seed. Both sides were tuned on seeds 0, 4 and 5, which are none of those below. Leave the machine alone
+meanwhile.
 """
 
 from __future__ import annotations
@@ -34,17 +35,20 @@ TARGET = 0.98
 WANTED = 1.5
 NETWORK = "resnet10t"
 CXR = [
-    "data.image_size=64",
-    "data.batch_size=32",
-    "optimizer.lr=3e-3",
-    "trainer.max_epochs=4",
+    "data.image_size=32",
+    "data.batch_size=64",
+    "optimizer.lr=1e-2",
+    "augment=light",
+    "trainer.ema_decay=0.9",
+    "trainer.max_epochs=1",
 ]
-FASTAI = {"size": 64, "batch_size": 32, "lr": 3e-3, "epochs": 4, "workers": 0}
+FASTAI = {"size": 32, "batch_size": 64, "lr": 1e-2, "augment": "light", "epochs": 1, "workers": 0}
+# As conf/augment/light.yaml; fastai's own is "default".
+LIGHT: dict[str, Any] = {"do_flip": False, "max_rotate": 7.0, "max_zoom": 1.1, "max_warp": 0.0, "max_lighting": 0.1}
 SAME = [
     "data=chest_xray",
     f"model.name={NETWORK}",
     "model.pretrained=false",
-    "augment=fastai_v1",
     "trainer.gpus=0",
     "data.look_for_copies=false",
     "audit.shortcuts=false",
@@ -216,7 +220,7 @@ def train_fastai(given: argparse.Namespace) -> None:
         pd.read_csv(given.table),
         given.table.parent / "pictures",
         valid_col="is_valid",
-        batch_tfms=[*aug_transforms(), Normalize.from_stats(*imagenet_stats)],
+        batch_tfms=[*aug_transforms(**LIGHT if given.fastai_augment == "light" else {}), Normalize.from_stats(*imagenet_stats)],
         bs=given.fastai_batch_size,
         num_workers=given.fastai_workers,
         device=torch.device("cpu"),
