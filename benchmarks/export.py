@@ -154,6 +154,7 @@ def make_onnx(given: argparse.Namespace) -> None:
     description = ModelDescription(
         cxr_version="0",
         backbone=given.backbone,
+        head="linear",
         class_names=names,
         positive=names[0],
         preparation=Preparation(given.size),

@@ -216,11 +216,12 @@ def train_fastai(given: argparse.Namespace) -> None:
                 raise CancelFitException
 
     set_seed(given.seeds[0])
+    changes = aug_transforms(**LIGHT if given.fastai_augment == "light" else {})
     loaders = ImageDataLoaders.from_df(
         pd.read_csv(given.table),
         given.table.parent / "pictures",
         valid_col="is_valid",
-        batch_tfms=[*aug_transforms(**LIGHT if given.fastai_augment == "light" else {}), Normalize.from_stats(*imagenet_stats)],
+        batch_tfms=[*changes, Normalize.from_stats(*imagenet_stats)],
         bs=given.fastai_batch_size,
         num_workers=given.fastai_workers,
         device=torch.device("cpu"),
