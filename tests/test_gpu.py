@@ -182,3 +182,13 @@ def test_steps_are_channels_last_and_do_not_wait_for_the_device(precision: str, 
     assert watch.num_steps > 5
     assert watch.layouts
     assert all(watch.layouts)
+
+
+def test_a_compiled_network_leaves_plain_names_and_can_be_evaluated(tmp_path: Path) -> None:
+    run, _ = train(tmp_path, "model.compile=true")
+    assert pd.read_csv(run / "history.csv")["val/auroc"].notna().all()
+    weights = torch.load(run / "checkpoints" / "best.ckpt", map_location="cpu", weights_only=True)["state_dict"]
+    assert not [name for name in weights if "_orig_mod" in name]
+    result = evaluate_run(run, split="val", gpus=GPUS, report=False)
+    assert result.entry is not None
+    assert result.entry["auroc"]["n"] > 0
