@@ -25,19 +25,15 @@ import os
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from child_process import ChildProcess
-from inference import around, draw_images, make_weights, normalised
+from inference import Turn, around, draw_images, make_weights, normalised, serve
 
 REQUIRED = {1: 1.5, 16: 2.3}  # at 512
 TOLERANCE = 1e-4
-
-Turn = dict[str, Any]
-Forward = Callable[[int, int], Any]
 
 
 def main() -> int:
@@ -125,18 +121,6 @@ def start(name: str, given: argparse.Namespace) -> ChildProcess:
 
 
 # ------------------------------------------------------------------------------------------------------- in a child
-
-
-def serve(given: argparse.Namespace, forward: Forward) -> None:
-    """Answer each batch size that comes in with the time of a turn and what it gave."""
-    print(json.dumps({}), flush=True)
-    for line in sys.stdin:
-        batch_size = int(line)
-        begin = time.perf_counter()
-        answers = [forward(start, start + batch_size) for start in range(0, given.images, batch_size)]
-        seconds = time.perf_counter() - begin
-        probabilities = [value for answer in answers for value in answer.flatten().tolist()]
-        print(json.dumps({"ms_per_image": 1e3 * seconds / given.images, "probabilities": probabilities}), flush=True)
 
 
 def make_onnx(given: argparse.Namespace) -> None:
