@@ -60,12 +60,13 @@ def draw_training_curves(
     if not drawn:
         return False
     num_epochs = int(history["epoch"].max()) + 1
-    stages = None if rates is None else rates.groupby("stage").agg({"epoch": "min", "lr_first": "max"})
-    staged = stages is not None and len(stages) > 1
+    stages = None
+    if rates is not None and rates["stage"].nunique() > 1:
+        stages = rates.groupby("stage").agg({"epoch": "min", "lr_first": "max"})
     title = f"Training over {num_epochs} epoch{'s' if num_epochs > 1 else ''}"
     if best_epoch is not None:
         title = f"Training: epoch {best_epoch + 1} of {num_epochs} is evaluated (dotted line)"
-    if stages is not None and staged:
+    if stages is not None:
         title = f"{title}, {len(stages)} stages (thin lines)"
     with drawing(path, (3.9 * len(drawn), 3.2), title) as figure:
         for axes, (name, unit, columns) in zip(figure.subplots(1, len(drawn), squeeze=False)[0], drawn, strict=True):
@@ -75,7 +76,7 @@ def draw_training_curves(
             highest = max(float(np.max(values)) for _, values, _ in lines)
             lowest = min(float(np.min(values)) for _, values, _ in lines)
             scale = 1.0
-            if name == "Learning rate" and staged:
+            if name == "Learning rate" and stages is not None:
                 axes.set_yscale("log")
                 axes.yaxis.set_major_formatter(FuncFormatter(lambda rate, _: f"{rate:g}"))
                 axes.yaxis.set_minor_formatter(NullFormatter())
@@ -85,9 +86,8 @@ def draw_training_curves(
                 unit = f"{unit} (1e{exponent})"
             for series, (epochs, values, label) in enumerate(lines):
                 _line(axes, epochs, values / scale, series, label)
-            if name == "Learning rate" and staged:
+            if name == "Learning rate" and stages is not None:
                 # A cycle ends a hundred thousand times below its highest rate, which is of no interest.
-                assert stages is not None
                 axes.set_ylim(float(stages["lr_first"].min()) / 30, 1.5 * highest)
                 for line in axes.lines:  # the ends of the cycles lie below
                     line.set_clip_on(True)

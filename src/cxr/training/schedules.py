@@ -121,13 +121,13 @@ class StagedSchedule(LRScheduler):
             A row for each: ``epoch``, those that are done by then, with a fraction; ``stage``, counted from 1; ``lr``,
             of the head; and ``lr_first``, of the first layers.
         """
-        stride, rows = max(1, math.ceil(self._steps_per_epoch / num_points)), []
-        for done in range(self.last_epoch):
-            if (done % self._steps_per_epoch) % stride == 0:
+        length, rows = self._steps_per_epoch, []
+        for begin in range(0, self.last_epoch, length):
+            for done in range(begin, min(begin + length, self.last_epoch), math.ceil(length / num_points)):
                 stage, step = self._where(done)
                 factor, _ = self._course(self._stages[stage].schedule, step, self._steps[stage])
                 rates = self.rates[stage] or [math.nan]
-                epoch = round(done / self._steps_per_epoch, 4)
+                epoch = round(done / length, 4)
                 rows.append(
                     {"epoch": epoch, "stage": stage + 1, "lr": rates[-1] * factor, "lr_first": rates[0] * factor}
                 )
