@@ -44,7 +44,10 @@ LINKS: dict[str, tuple[str, Callable[[Path, Path], object], str | None]] = {
     ),
     "a link to a link outside": (
         "sick/z.png",
-        lambda at, out: ((at.parent / "w.png").symlink_to(out / "secret" / "x.png"), at.symlink_to(at.parent / "w.png")),
+        lambda at, out: (
+            (at.parent / "w.png").symlink_to(out / "secret" / "x.png"),
+            at.symlink_to(at.parent / "w.png"),
+        ),
         "link out of the root",
     ),
     "the neighbour of the same beginning": (

@@ -15,12 +15,13 @@ from tests.fault.hostile_files import black_png, black_tiff, longs, png, saved, 
 
 pytestmark = [
     pytest.mark.fault,
+    pytest.mark.timeout(900),  # of gigabytes that are unpacked, most of them by the first test
     pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads peak memory from /proc"),
 ]
 
 LIMIT = 500_000_000  # bytes above the start
 
-# Each folder in a process of its own, whose peak begins at what it has when it starts; four threads, whatever the cores.
+# Each folder in a process of its own, whose peak begins at what it has when it starts; four threads on any machine.
 PROGRAM = """
 import hashlib, json, os, sys
 from pathlib import Path
@@ -58,7 +59,7 @@ def progressive(path: Path, side: int) -> None:
 
 
 def many(path: Path, content: bytes) -> None:
-    for number in range(6):  # what follows the end of a picture makes it another file
+    for number in range(3):  # what follows the end of a picture makes it another file
         path.with_name(f"{number}{path.suffix}").write_bytes(content + bytes([number]))
 
 
@@ -84,8 +85,11 @@ BOMBS: dict[str, tuple[Callable[[Path], object], str | None]] = {
         lambda path: sparse(path, tiff(b"", (256, 4, 1, 16), (257, 4, 1, 16), (273, 4, 20_000_000, 8)), 96 << 20),
         "damaged",
     ),
-    "length_of_a_file": (lambda path: sparse(path, saved(Image.new("L", (16, 16)), "PNG"), 40 << 30), "too large"),
-    "length_within_the_limit": (lambda path: sparse(path, b"\x89PNG\r\n\x1a\n" + b"\x05\0\0\0tEXt", 96 << 20), "damaged"),
+    "length_of_a_file": (lambda path: sparse(path, saved(Image.new("L", (16, 16)), "PNG"), 1 << 30), "too large"),
+    "length_within_the_limit": (
+        lambda path: sparse(path, b"\x89PNG\r\n\x1a\n" + b"\x05\0\0\0tEXt", 96 << 20),
+        "damaged",
+    ),
     "grey": (lambda path: path.write_bytes(black_png(SIDE, SIDE, 8, 0)), None),
     "16_bits": (lambda path: path.write_bytes(black_png(SIDE, SIDE, 16, 0)), None),
     "colour": (lambda path: path.write_bytes(black_png(SIDE, SIDE, 8, 2)), None),
@@ -98,8 +102,8 @@ BOMBS: dict[str, tuple[Callable[[Path], object], str | None]] = {
     "float": (lambda path: path.write_bytes(black_tiff(6000, 6000, 32, kind=3)), None),
     "float_of_all_pixels": (lambda path: path.write_bytes(black_tiff(SIDE, SIDE, 32, kind=3)), "too large"),
     "progressive": (lambda path: progressive(path, 5500), None),
-    "six_at_once": (lambda path: many(path, black_png(SIDE, SIDE, 8, 2)), None),
-    "six_floats_at_once": (lambda path: many(path, black_tiff(6000, 6000, 32, kind=3)), None),
+    "three_at_once": (lambda path: many(path, black_png(SIDE, SIDE, 8, 2)), None),
+    "three_floats_at_once": (lambda path: many(path, black_tiff(6000, 6000, 32, kind=3)), None),
 }
 
 
@@ -110,7 +114,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, ob
         (folder / "files" / name).mkdir(parents=True)
         write(folder / "files" / name / "0.png")
     command = [sys.executable, "-c", PROGRAM, str(folder / "files"), str(folder / "cache")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=280)
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return {line["name"]: line for line in map(json.loads, done.stdout.splitlines())}
 

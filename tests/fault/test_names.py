@@ -48,8 +48,8 @@ NAMES = (
     "NULL",
     "#comment",
     "%41",
-    "<b>bold</b>",
-    "[red]x[/red]",
+    "<b>bold",
+    "[red]x",
     "{{ 7*7 }}",
     "${oc.env:HOME}",
     "\x1b[31mred",
@@ -67,7 +67,7 @@ NAMES = (
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Each name in two classes, whose folders are no plain words either, and a name that is no text."""
     rng = np.random.default_rng(0)
-    folder = tmp_path_factory.mktemp("names") / "it's, a \"root\""
+    folder = tmp_path_factory.mktemp("names") / 'it\'s, a "root"'
     for label in ("=covid;+x", "other, well"):
         (folder / label).mkdir(parents=True)
         for name in NAMES:

@@ -35,6 +35,7 @@ pytestmark = pytest.mark.fault
 SIDE = 16
 SCENE = scene(SIDE)
 RGB = np.dstack([SCENE] * 3)
+LEVEL = SCENE == int(SCENE[8, 8])
 HALF = np.full_like(SCENE, 128)
 DEEP = SCENE.astype(np.uint16) * 257
 TWELVE = np.rint(SCENE * (4095 / 255)).astype(np.uint16)
@@ -71,8 +72,8 @@ GOOD: dict[str, tuple[bytes, NDArray[Any]]] = {
     "32_bits.tif": (grey_tiff(SCENE.astype(np.uint32) * 1000), SCENE),
     "float.tif": (grey_tiff(SCENE.astype(np.float32) / 7 - 3), SCENE),
     "float_with_nan.tif": (
-        grey_tiff(np.where(SCENE == SCENE[8, 8], np.nan, SCENE).astype(np.float32)),
-        np.where(SCENE == SCENE[8, 8], 0, SCENE),
+        grey_tiff(np.where(LEVEL, np.nan, SCENE).astype(np.float32)),
+        np.where(LEVEL, 0, SCENE),
     ),
     "white_is_zero.tif": (grey_tiff(255 - SCENE, t262=0), SCENE),
     "1_bit.png": (saved(Image.fromarray(SCENE > 99), "PNG"), np.where(SCENE > 99, 255, 0)),

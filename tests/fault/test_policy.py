@@ -89,7 +89,7 @@ def test_what_is_bad_is_left_out_counted_and_named(folder: Path) -> None:
 )
 def test_nothing_bad_is_allowed_where_it_is_to_fail(folder: Path, bad: Callable[[Path], object], named: str) -> None:
     bad(folder)
-    with pytest.raises(BadInputError, match="data.on_bad=fail") as caught:
+    with pytest.raises(BadInputError, match=r"data\.on_bad=fail") as caught:
         read(folder, on_bad="fail", max_unreadable=1.0)
     assert named in str(caught.value)
     assert "data.on_bad=skip" in str(caught.value)
@@ -133,7 +133,7 @@ def test_rows_of_a_table_are_held_to_the_same(folder: Path, row: str) -> None:
         return data
 
     assert len(load("skip").dropped) == (2 if row.startswith("covid") else 1)
-    with pytest.raises(BadInputError, match="data.on_bad=fail"):
+    with pytest.raises(BadInputError, match=r"data\.on_bad=fail"):
         load("fail")
 
 
@@ -194,7 +194,10 @@ def test_a_program_ends_with_status_3_and_leaves_the_whole_list(folder: Path, pr
     (path,) = (folder.parent / "outputs").rglob("dropped.csv")
     assert line.endswith(f"all of them: {path.relative_to(folder.parent)}")
     table = restored(pd.read_csv(path, dtype=str, na_filter=False))
-    assert table["image"].tolist() == ["other/\x1b[31m=red\n.png", *(f"other/{name}" for name in ("cut.png", "empty.png", "notes.txt", "out.png"))]
+    assert table["image"].tolist() == [
+        "other/\x1b[31m=red\n.png",
+        *(f"other/{name}" for name in ("cut.png", "empty.png", "notes.txt", "out.png")),
+    ]
 
 
 def test_a_training_goes_on_without_what_is_bad(folder: Path) -> None:

@@ -48,8 +48,8 @@ class _Member:
 def unpack(archive_path: Path, unpacked_dir: Path, *, required: str | None, tell: Callable[[int, int], None]) -> None:
     """Unpack an archive into a folder of its own, after a look at every member.
 
-    Zip (stored or deflated) and tar (plain, gzip or bzip2) are known by their content. Nothing but the bytes of files is
-    taken over: no owner, no permission, no time.
+    Zip (stored or deflated) and tar (plain, gzip or bzip2) are known by their content. Nothing but the bytes of files
+    is taken over: no owner, no permission, no time.
 
     Args:
         archive_path: the archive.

@@ -52,4 +52,6 @@ def spellings(name: str) -> list[str]:
     written = dict.fromkeys((name, name.strip()))
     if name.isascii():
         return list(written)
-    return list(written | dict.fromkeys(unicodedata.normalize(form, text) for text in written for form in ("NFC", "NFD")))
+    return list(
+        written | dict.fromkeys(unicodedata.normalize(form, text) for text in written for form in ("NFC", "NFD"))
+    )

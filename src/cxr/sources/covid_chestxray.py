@@ -62,9 +62,10 @@ def read(
 
     Rows are dropped, by the first reason that holds: ``ragged row`` (cells and header do not fit), ``modality`` (not
     an X-ray), ``volume``, ``view``, ``finding``, ``no file name``, ``outside the folder``, ``file missing`` (its detail
-    is the finding), ``link out of the root``, ``conflicting labels`` (one file under several findings: none of its rows is kept), ``repeated
-    file`` (one file listed again with the same finding: its first row is kept). Patients that share a file are one
-    person: the pairs are the collection's ``aliases``, also where the file itself is missing or filtered.
+    is the finding), ``link out of the root``, ``conflicting labels`` (one file under several findings: none of its rows
+    is kept), ``repeated file`` (one file listed again with the same finding: its first row is kept). Patients that
+    share a file are one person: the pairs are the collection's ``aliases``, also where the file itself is missing or
+    filtered.
 
     Args:
         name: name of the source entry.

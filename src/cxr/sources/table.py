@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import difflib
 import io
@@ -111,8 +112,7 @@ def read(
     places, notes = _places(name, path, wanted, columns)
     root_of_images = Root(folder)
     rows = [
-        _row(number, cells, len(columns), places, folder, root_of_images)
-        for number, cells in enumerate(lines, start=1)
+        _row(number, cells, len(columns), places, folder, root_of_images) for number, cells in enumerate(lines, start=1)
     ]
     if pattern is not None:
         rows, num_unlike = _with_patients(rows, pattern)
@@ -183,9 +183,10 @@ def _lines(text: str, separator: str, path: Path) -> list[list[str]]:
 def _decode(content: bytes) -> str:
     """As ``decode``, and UTF-16 without its mark, which shows by every other byte of a Latin text being zero."""
     start = content[:4096]
+    marked = start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE))
     for offset, encoding in ((1, "utf-16-le"), (0, "utf-16-be")):
         zeros = start[offset::2].count(0)
-        if zeros > 0.5 * len(start[offset::2]) and not start.startswith((b"\xff\xfe", b"\xfe\xff")):
+        if zeros > 0.5 * len(start[offset::2]) and not marked:
             return content.decode(encoding)
     return decode(content)
 
