@@ -14,8 +14,9 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import IO, Final
+from typing import IO, Final, TypeAlias
 
 MAX_MEMBERS = 200_000
 MAX_BYTES = 20 << 30
@@ -24,6 +25,8 @@ MAX_RATIO = 100
 _SLACK: Final = 1 << 20  # bytes that even the smallest archive may unfold to
 _CHUNK: Final = 1 << 16  # bytes that are read at a time, and the most that a tar may say of one member
 _MAX_GLOBAL: Final = 100  # things that a tar may say of all its members
+
+_Unpacked: TypeAlias = IO[bytes] | gzip.GzipFile | bz2.BZ2File
 
 
 class RefusedArchiveError(Exception):
@@ -42,7 +45,7 @@ class _Member:
     num_bytes: int
     is_folder: bool
     odd: str | None
-    open: Callable[[], IO[bytes]]
+    open: Callable[[], IO[bytes] | _BoundedStream]
 
 
 def unpack(archive_path: Path, unpacked_dir: Path, *, required: str | None, tell: Callable[[int, int], None]) -> None:
@@ -184,21 +187,21 @@ def _of_zip(archive: zipfile.ZipFile) -> Iterator[_Member]:
         elif info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             odd = "packed in another way than zip archives commonly are"
         # The name as it stands in the archive: zipfile itself cuts names at a NUL.
-        yield _Member(info.orig_filename, info.file_size, info.is_dir(), odd, lambda info=info: archive.open(info))  # type: ignore[misc]
+        yield _Member(info.orig_filename, info.file_size, info.is_dir(), odd, partial(archive.open, info))
 
 
-def _of_tar(unpacked: IO[bytes], limit: int) -> Iterator[_Member]:
+def _of_tar(unpacked: _Unpacked, limit: int) -> Iterator[_Member]:
     stream = _BoundedStream(unpacked, limit + _SLACK)
-    archive = tarfile.TarFile(fileobj=stream, mode="r")  # type: ignore[arg-type]
+    archive = tarfile.TarFile(fileobj=stream, mode="r")
     while (info := archive.next()) is not None:
-        archive.members = []  # or all that the headers say would stay in memory
+        archive.members = []  # type: ignore[attr-defined]  # or all that the headers say would stay in memory
         if len(archive.pax_headers) > _MAX_GLOBAL:
             raise RefusedArchiveError("it says too much of all its members")
         odd = None if info.isdir() or (info.isreg() and not info.issparse()) else "a link or a device"
         if info.size < 0:
             odd = "of a size below nothing"
         place = info.offset_data
-        yield _Member(info.name, info.size, info.isdir(), odd, lambda place=place: stream.at(place))  # type: ignore[misc]
+        yield _Member(info.name, info.size, info.isdir(), odd, partial(stream.at, place))
     stream.seek(archive.offset)
     if stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
         raise DamagedArchiveError("it has no end")  # tarfile takes an archive that is cut off for a shorter one
@@ -209,7 +212,7 @@ def _of_tar(unpacked: IO[bytes], limit: int) -> Iterator[_Member]:
 class _BoundedStream(io.RawIOBase):
     """An unpacked stream that no header can make swallow memory, and that ends where it becomes absurdly long."""
 
-    def __init__(self, unpacked: IO[bytes], limit: int) -> None:
+    def __init__(self, unpacked: _Unpacked, limit: int) -> None:
         self._unpacked = unpacked
         self._limit = limit
 
