@@ -33,7 +33,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, Literal, get_args
+from typing import Any, BinaryIO, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -239,7 +239,7 @@ def _tile_bytes(tags: ImageFileDirectory_v2, size: tuple[int, int]) -> int:
     width = int(tags.get(322, size[0]))
     height = int(tags.get(323, min(int(tags.get(278, size[1])), size[1])))
     bits = tags.get(258, (1,))
-    deep = max(sum(bits), max(bits) * int(tags.get(277, 1)))
+    deep = max(int(sum(bits)), int(max(bits)) * int(tags.get(277, 1)))
     return width * height * (max(deep, 32) if compression in (6, 7) else deep) // 8  # a JPEG within is unpacked as RGBA
 
 
@@ -374,7 +374,7 @@ def _luma_over_black(image: Image.Image) -> Image.Image:
     return luma
 
 
-def _scale_of(image: ImageFile, path: str | Path) -> Callable[[NDArray[np.generic]], NDArray[np.uint8]]:
+def _scale_of(image: ImageFile, path: str | Path) -> Callable[[NDArray[Any]], NDArray[np.uint8]]:
     """What makes values of more than 8 bits grey; the lowest and the highest of the whole picture decide."""
     low, high, whole = np.inf, -np.inf, True
     for _, part in _strips(image):

@@ -12,11 +12,11 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import IO, Final, TypeAlias
+from typing import IO, Final, Protocol, TypeAlias
 
 MAX_MEMBERS = 200_000
 MAX_BYTES = 20 << 30
@@ -37,6 +37,10 @@ class DamagedArchiveError(Exception):
     """The archive is not whole, or of no kind that is known; the message says how that shows."""
 
 
+class _Readable(Protocol):
+    def read(self, size: int, /) -> bytes: ...
+
+
 @dataclass(frozen=True)
 class _Member:
     """What an archive says of one of its members; ``odd`` is what speaks against it, None for a file or a folder."""
@@ -45,7 +49,7 @@ class _Member:
     num_bytes: int
     is_folder: bool
     odd: str | None
-    open: Callable[[], IO[bytes] | _BoundedStream]
+    open: Callable[[], AbstractContextManager[_Readable]]
 
 
 def unpack(archive_path: Path, unpacked_dir: Path, *, required: str | None, tell: Callable[[int, int], None]) -> None:
