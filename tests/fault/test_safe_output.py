@@ -170,11 +170,12 @@ TABLES: dict[str, Callable[[Path, str], list[Path]]] = {
 }
 
 
-@pytest.mark.parametrize("sign", ["=", "+", "-", "@", "\t=", "\uff1d"], ids=ascii)
-@pytest.mark.parametrize("kind", TABLES)
+# One sign is enough where runs have to be written and compared.
+SIGNED = [(kind, sign) for kind in TABLES for sign in ("=", "+", "-", "@", "\t=", "\uff1d")[: 1 if "compar" in kind else 6]]
+
+
+@pytest.mark.parametrize(("kind", "sign"), SIGNED, ids=ascii)
 def test_no_cell_of_a_table_is_a_formula(tmp_path: Path, kind: str, sign: str) -> None:
-    if kind == "comparison" and sign != "=":
-        pytest.skip("one sign is enough where runs have to be written and compared")
     for path in TABLES[kind](tmp_path, sign):
         with path.open(newline="", encoding="utf-8") as file:
             rows = list(csv.reader(file))
