@@ -171,7 +171,9 @@ TABLES: dict[str, Callable[[Path, str], list[Path]]] = {
 
 
 # One sign is enough where runs have to be written and compared.
-SIGNED = [(kind, sign) for kind in TABLES for sign in ("=", "+", "-", "@", "\t=", "\uff1d")[: 1 if "compar" in kind else 6]]
+SIGNED = [
+    (kind, sign) for kind in TABLES for sign in ("=", "+", "-", "@", "\t=", "\uff1d")[: 1 if "compar" in kind else 6]
+]
 
 
 @pytest.mark.parametrize(("kind", "sign"), SIGNED, ids=ascii)
