@@ -35,7 +35,7 @@ pytestmark = pytest.mark.fault
 SIDE = 16
 SCENE = scene(SIDE)
 RGB = np.dstack([SCENE] * 3)
-LEVEL = SCENE == int(SCENE[8, 8])
+LEVEL = np.equal(SCENE, SCENE[8, 8])
 HALF = np.full_like(SCENE, 128)
 DEEP = SCENE.astype(np.uint16) * 257
 TWELVE = np.rint(SCENE * (4095 / 255)).astype(np.uint16)

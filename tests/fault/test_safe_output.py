@@ -171,8 +171,8 @@ TABLES: dict[str, Callable[[Path, str], list[Path]]] = {
 
 
 # One sign is enough where runs have to be written and compared.
-SIGNED = [
-    (kind, sign) for kind in TABLES for sign in ("=", "+", "-", "@", "\t=", "\uff1d")[: 1 if "compar" in kind else 6]
+SIGNED = [("comparison", "=")] + [
+    (kind, sign) for kind in TABLES if kind != "comparison" for sign in ("=", "+", "-", "@", "\t=", "\uff1d")
 ]
 
 
