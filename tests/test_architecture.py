@@ -34,6 +34,7 @@ ROOMS = [
     "metrics",
     "scoring",
     "calibration",
+    "export",
     "subgroups",
     "saliency",
     "shortcuts",

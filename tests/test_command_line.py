@@ -95,6 +95,28 @@ def test_evaluate_names_the_mistake(words: list[str], named: list[str], tmp_path
     assert all(name in done.stderr for name in named), done.stderr
 
 
+@pytest.mark.parametrize(
+    ("words", "named", "status"),
+    [
+        ([], ["run"], 2),
+        (["run=x", "formats=[onx]"], ["formats=onx", "onnx"], 2),
+        (["run=x", "formats=[]"], ["formats=[]", "safetensors, onnx"], 2),
+        (["run=x", "calibration=isotonic"], ["calibration=isotonic", "formats=[safetensors]"], 2),
+        (["run=x", "operating_points=[best]"], ["operating_points=best", "youden"], 2),
+        (["run=x", "opset=9"], ["opset=9", "at least 18"], 2),
+        (["run=nosuch"], ["nosuch", "best.ckpt"], 5),
+    ],
+)
+def test_export_names_the_mistake(words: list[str], named: list[str], status: int, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "cxr.export", *words], capture_output=True, text=True, cwd=tmp_path, timeout=60
+    )
+    assert done.returncode == status
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert all(name in done.stderr for name in named), done.stderr
+    assert not list(tmp_path.iterdir())
+
+
 def test_torch_is_not_imported_for_a_mistake_or_for_help(tmp_path: Path) -> None:
     for words in (["--help"], ["trainer.max_epochs=abc"]):
         done = subprocess.run(

@@ -7,8 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cxr.errors import DataError
-from cxr.evaluation.scoring.run_path import find_checkpoint
+from cxr.errors import ConfigurationError, DataError
+from cxr.evaluation.scoring.run_path import exported_folder, find_checkpoint, without_own_data
 from cxr.open_run import OpenRun
 from cxr.sweeps.trial import join_trial
 from cxr.training.accelerators import resolve_devices
@@ -129,6 +129,9 @@ def build_module(settings: Settings, data: CXRDataModule, run: OpenRun) -> CXRMo
 
     # Where a run goes on the checkpoint holds all weights, and none are fetched.
     module = build_network(settings, data, begins=run.checkpoint_path is None)
+    if settings["model"]["compile"]:
+        # In place, so that the names of the weights stay; the copies that are validated and exported are not compiled.
+        module.network.compile()
     if run.first:
         report_weights(module)
     return module
@@ -173,7 +176,8 @@ def build_trainer(settings: Settings, run: OpenRun) -> pl.Trainer:
     from cxr.training.trainer import build_trainer as build
 
     run.track()
-    stages, chosen = _stages(settings), settings["trainer"]
+    stages = _stages(settings)
+    chosen = {name: value for name, value in settings["trainer"].items() if name != "checkpoint"}  # asked afterwards
     trainer = build(
         run_dir=run.directory,
         stage_control=StageControl(say, partial(report_range_test, run)),
@@ -219,10 +223,12 @@ def evaluation_arguments(settings: Settings) -> dict[str, Any]:
 
     Raises:
         CheckpointError: there is no checkpoint, said before anything heavy is imported.
-        ConfigurationError: there is no such device.
+        ConfigurationError: there is no such device, or an exported network has nothing to be scored on.
     """
     for run in settings["run"]:
         find_checkpoint(run, settings["checkpoint"])
+        if settings["data"] is None and exported_folder(Path(run).expanduser()) is not None:
+            raise ConfigurationError(without_own_data(run))
     resolve_devices(settings["trainer"]["gpus"])
     data, paths = settings["data"], settings["paths"]
     external = None
@@ -240,4 +246,24 @@ def evaluation_arguments(settings: Settings) -> dict[str, Any]:
         "data_dir": None if paths["data"] is None else Path(paths["data"]),
         "cache_dir": None if paths["cache"] is None else Path(paths["cache"]),
         "output_dir": None if paths["output"] is None else Path(paths["output"]),
+    }
+
+
+def export_arguments(settings: Settings) -> dict[str, Any]:
+    """Keyword arguments of `export_run`.
+
+    Raises:
+        CheckpointError: there is no checkpoint, said before anything heavy is imported.
+    """
+    find_checkpoint(settings["run"], settings["checkpoint"])
+    paths = settings["paths"]
+    return {
+        "which": settings["checkpoint"],
+        "output_dir": settings["output"],
+        "data_dir": paths["data"],
+        "cache_dir": paths["cache"],
+        **{
+            name: settings[name]
+            for name in ("run", "formats", "opset", "calibration", "operating_points", "num_images")
+        },
     }

@@ -210,7 +210,7 @@ class Model:
     )
     weights: str | None = setting(
         None,
-        "weights to start from: a file (.safetensors, .pth, .ckpt) or the directory of a run, for its best checkpoint; "
+        "weights to start from: a file (.safetensors, .pth, .ckpt) or the directory of a run, for its checkpoint; "
         "goes before pretrained",
     )
     head: str = setting(
@@ -228,6 +228,9 @@ class Model:
         below=1,
     )
     channels_last: bool = setting(True, "memory layout of convolutions; faster for most backbones")
+    compile: bool = setting(
+        False, "torch.compile: a minute or more at the start of each image size, then faster steps on some GPUs"
+    )
 
 
 @dataclass
@@ -371,6 +374,12 @@ class Trainer:
         below=1,
     )
     gradient_clip_val: float | None = setting(None, "largest norm of the gradient; null: no clipping", above=0)
+    checkpoint: str = setting(
+        "best",
+        "weights that the run stands for, wherever no others are named: best (of the epoch with the highest val/auroc) "
+        "or last (as the original work kept them)",
+        choices=("best", "last"),
+    )
     deterministic: bool = setting(False, "only algorithms that repeat to the last digit on a GPU (slower)")
     limit_train_batches: float | None = setting(
         None, "trials: number (> 1) or share (<= 1) of training batches; null: all", above=0
@@ -411,8 +420,8 @@ class Logger:
     notes: str | None = setting(None, "W&B notes: what this run is for, in your words", changes_result=False)
     log_model: str = setting(
         "best",
-        "weights that go to W&B as an artifact, each once, without patients or file names: those of the best epoch, "
-        "all (best and last) or none",
+        "weights that go to W&B as an artifact, each once, without patients or file names: best (those that "
+        "trainer.checkpoint names), all (best and last) or none",
         choices=("best", "all", "none"),
         changes_result=False,
     )
@@ -484,10 +493,14 @@ class EvaluateTrainer:
 class EvaluateConfig:
     run: Any = setting(
         MISSING,
-        "a run directory or a checkpoint file; several, run=[a,b,c], are averaged, or, as folds of one "
-        "cross-validation, pooled out of fold",
+        "a run directory, a checkpoint file or an exported folder; several, run=[a,b,c], are averaged, or, as folds "
+        "of one cross-validation, pooled out of fold",
     )
-    checkpoint: str = setting("best", "which checkpoint of a run directory", choices=("best", "last"))
+    checkpoint: str | None = setting(
+        None,
+        "which checkpoint of a run directory: best or last; null: that of its trainer.checkpoint",
+        choices=("best", "last"),
+    )
     split: str = setting("test", "which part of the run's own data", choices=("train", "val", "test"))
     data: Data | None = setting(None, "another collection, as one of the data options; null: the run's own data")
     tta: str = setting(
@@ -536,6 +549,53 @@ class EvaluateConfig:
     )
     paths: EvaluatePaths = setting(EvaluatePaths(), "where things lie")
     trainer: EvaluateTrainer = setting(EvaluateTrainer(), "on what to run")
+
+
+# ---------------------------------------------------------------------------------------------------------- export
+
+EXPORT_FORMATS = ("safetensors", "onnx")
+
+
+@dataclass
+class ExportPaths:
+    data: str | None = setting(None, "folder in which the run's collections are looked for; null: as in training")
+    cache: str | None = setting(None, "folder of the prepared images; null: as in training")
+
+
+@dataclass
+class ExportConfig:
+    run: str = setting(MISSING, "a run directory or a checkpoint file")
+    checkpoint: str | None = setting(
+        None,
+        "which checkpoint of a run directory: best or last; null: that of its trainer.checkpoint",
+        choices=("best", "last"),
+    )
+    formats: list[str] = setting(
+        list(EXPORT_FORMATS),
+        "what is written beside model.json: safetensors (weights alone; what evaluate.py reads), onnx (needs the extra "
+        "cxr[onnx])",
+    )
+    output: str | None = setting(
+        None,
+        "folder that receives the files, an exported network in it is replaced; null: <run>/export, or "
+        "<checkpoint>_export beside a lone checkpoint",
+    )
+    opset: int = setting(18, "onnx: version of the operators", at_least=18, at_most=23)
+    calibration: str | None = setting(
+        None,
+        "how probabilities are calibrated, on validation only; null: as in the run's calibration.json, temperature "
+        "where it has none",
+        choices=("temperature", "platt", "isotonic", "none"),
+    )
+    operating_points: list[str] | None = setting(
+        None,
+        "thresholds chosen on validation: youden, sensitivity=<share>, specificity=<share>, fixed=<probability>; null: "
+        "as in the run's calibration.json, the first three (0.95) where it has none",
+    )
+    num_images: int = setting(
+        32, "validation images on which every file is held against PyTorch, to 1e-4; at most", at_least=1
+    )
+    paths: ExportPaths = setting(ExportPaths(), "where things lie")
 
 
 # --------------------------------------------------------------------------------------------------------- searching
@@ -681,6 +741,7 @@ class LrFindConfig(TrainConfig):
 SCHEMAS: dict[str, type] = {
     "train": TrainConfig,
     "evaluate": EvaluateConfig,
+    "export": ExportConfig,
     "audit": AuditConfig,
     "protocols": ProtocolsConfig,
     "lr_find": LrFindConfig,
@@ -690,6 +751,7 @@ SCHEMAS: dict[str, type] = {
 COMMANDS = {
     "train": "python train.py",
     "evaluate": "python evaluate.py",
+    "export": "python -m cxr.export",
     "audit": "python -m cxr.audit",
     "protocols": "python -m cxr.protocols",
     "lr_find": "python -m cxr.lr_find",

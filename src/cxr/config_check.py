@@ -15,9 +15,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from cxr.config import (
     DEFAULT_EPOCHS,
+    EXPORT_FORMATS,
     PROTOCOLS,
     SOURCES,
     EvaluateConfig,
+    ExportConfig,
     Key,
     LrFindConfig,
     ProtocolsConfig,
@@ -134,6 +136,8 @@ def check(config: DictConfig, schema: type) -> dict[str, Any]:
         )
     if schema is EvaluateConfig:
         _check_evaluation(plain)
+    if schema is ExportConfig:
+        _check_export(plain)
     return plain
 
 
@@ -291,7 +295,18 @@ def _check_evaluation(plain: dict[str, Any]) -> None:
         raise SettingError(
             "tracking_thumbnails=true and tracking=none: nothing is sent that could show them; leave one of them out"
         )
-    for text in plain["operating_points"]:
+    _check_operating_points(plain["operating_points"])
+    if plain["abstain"] is not None:
+        kind, _, number = plain["abstain"].partition("=")
+        shares = [_number(part) for part in number.split(":")]
+        known = (kind in ("share", "both") and len(shares) == 1) or (kind == "between" and len(shares) == 2)
+        ordered = all(share is not None and 0 < share < 1 for share in shares) and len(set(shares)) == len(shares)
+        if not known or not ordered:
+            raise SettingError(f"abstain={plain['abstain']}: share=0.1, both=0.95 or between=0.3:0.7")
+
+
+def _check_operating_points(rules: list[str]) -> None:
+    for text in rules:
         kind, _, number = text.partition("=")
         share = _number(number)
         if text != "youden" and (
@@ -301,13 +316,23 @@ def _check_evaluation(plain: dict[str, Any]) -> None:
                 f"operating_points={text}: youden, or sensitivity, specificity or fixed with a number in (0, 1], "
                 "for example sensitivity=0.95"
             )
-    if plain["abstain"] is not None:
-        kind, _, number = plain["abstain"].partition("=")
-        shares = [_number(part) for part in number.split(":")]
-        known = (kind in ("share", "both") and len(shares) == 1) or (kind == "between" and len(shares) == 2)
-        ordered = all(share is not None and 0 < share < 1 for share in shares) and len(set(shares)) == len(shares)
-        if not known or not ordered:
-            raise SettingError(f"abstain={plain['abstain']}: share=0.1, both=0.95 or between=0.3:0.7")
+
+
+def _check_export(plain: dict[str, Any]) -> None:
+    formats = plain["formats"]
+    for name in formats:
+        if name not in EXPORT_FORMATS:
+            guess = nearest(name, list(EXPORT_FORMATS))
+            hint = f"did you mean {guess}? " if guess is not None else ""
+            raise SettingError(f"formats={name}: {hint}one or more of {', '.join(EXPORT_FORMATS)}")
+    if not formats or len(set(formats)) < len(formats):
+        raise SettingError(f"formats=[{','.join(formats)}]: one or more of {', '.join(EXPORT_FORMATS)}, each once")
+    if plain["calibration"] == "isotonic" and "onnx" in formats:
+        raise SettingError(
+            "calibration=isotonic and formats=onnx: its steps make a rounding in the seventh digit a different "
+            "probability; give calibration=temperature or platt, or formats=[safetensors]"
+        )
+    _check_operating_points(plain["operating_points"] or [])
 
 
 def _number(text: str) -> float | None:

@@ -28,8 +28,20 @@ Score a trained run on its test split, or on another collection.
   python evaluate.py run=<run directory or checkpoint>
   python evaluate.py run=<run> split=val
   python evaluate.py run=<run> data=class_folders data.root=<folder>
+  python evaluate.py run=<exported folder> data=class_folders data.root=<folder>
   python evaluate.py run=[<run>,<run>]          several networks: an ensemble, or the folds of a cross-validation
   python evaluate.py -m run=<run> data=chest_xray,covid_vs_normal     several collections, one table""",
+    "export": """\
+Write the network of a run to a folder that serves it elsewhere, and hold each file against PyTorch.
+
+  python -m cxr.export run=<run directory or checkpoint>
+  python -m cxr.export run=<run> output=<folder> formats=[safetensors]
+  python evaluate.py run=<folder> data=<option>         an exported folder is scored like a run
+
+model.json          classes, preparation, normalisation, calibration and thresholds, sha256 of the files, parity
+model.safetensors   the state dict of the timm network
+model.onnx          uint8 (B, 1, H, W) -> logits (B, C) and calibrated probabilities (B, C), for any B
+None of them names a patient, a file, a path, a host or a user.""",
     "audit": """\
 Look for copies, leaks and shortcuts among radiographs, before any training.
 
@@ -73,18 +85,19 @@ def help_text(program: str, conf_dir: Path) -> str:
     """The help of a program.
 
     Args:
-        program: 'train', 'evaluate', 'audit' or 'protocols'.
+        program: 'train', 'evaluate', 'export', 'audit' or 'protocols'.
         conf_dir: the folder whose sub-folders are the choices and whose files are their options.
     """
     schema = SCHEMAS[program]
     names = {key.name for key in keys(schema)}
-    parts = [USAGE[program], "", "Choices (choice=option):"]
-    for folder in sorted(path for path in conf_dir.iterdir() if path.is_dir()):
-        if folder.name in names or folder.name in FURTHER_CHOICES.get(program, ()):
-            options = ", ".join(sorted(file.stem for file in folder.glob("*.yaml")))
-            parts.append(
-                textwrap.fill(options, WIDTH, initial_indent=f"  {folder.name:<12}", subsequent_indent=" " * 14)
-            )
+    parts = [USAGE[program]]
+    choices = names | set(FURTHER_CHOICES.get(program, ()))
+    folders = sorted(path for path in conf_dir.iterdir() if path.is_dir() and path.name in choices)
+    if folders:
+        parts += ["", "Choices (choice=option):"]
+    for folder in folders:
+        options = ", ".join(sorted(file.stem for file in folder.glob("*.yaml")))
+        parts.append(textwrap.fill(options, WIDTH, initial_indent=f"  {folder.name:<12}", subsequent_indent=" " * 14))
     parts += ["", "Keys (key=value):"]
     for key in keys(schema):
         parts.append(f"\n  {key.name}: {key.metadata['meaning']}" if key.section else "\n".join(_lines(key)))
@@ -107,8 +120,9 @@ def help_text(program: str, conf_dir: Path) -> str:
     if "schedule" in names:
         parts += ["", "Keys of a stage (schedule.stages=[{epochs:1,freeze:body},{epochs:9,lr:[1e-5,1e-3]}]):"]
         parts += ["\n".join(_lines(key)) for key in keys(Stage)]
-    parts += ["", "Options of the sources (data.sources.<name>.<key>=<value>):"]
-    for kind, source in SOURCES.items():
+    if "data" in names:
+        parts += ["", "Options of the sources (data.sources.<name>.<key>=<value>):"]
+    for kind, source in SOURCES.items() if "data" in names else ():
         parts.append(f"\n  kind: {kind}")
         parts += ["\n".join(_lines(key)) for key in keys(source) if key.name != "kind"]
     parts += [

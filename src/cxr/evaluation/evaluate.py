@@ -19,6 +19,8 @@ from cxr.errors import ConfigurationError
 from cxr.evaluation.assessment import Wishes, assess
 from cxr.evaluation.assessment_figures import draw_assessment
 from cxr.evaluation.calibration.fitting import fit_or_recall
+from cxr.evaluation.calibration.operating_points import OPERATING_POINTS
+from cxr.evaluation.export.opening import ExportedNetwork, open_network, sha256_of
 from cxr.evaluation.looks import record_look
 from cxr.evaluation.metrics_file import merge_metrics, read_metrics
 from cxr.evaluation.predictions import predictions_table, write_predictions
@@ -27,7 +29,8 @@ from cxr.evaluation.report.model_card import write_model_card
 from cxr.evaluation.report.page import write_report
 from cxr.evaluation.saliency.entry import saliency_entry
 from cxr.evaluation.scoring.answers import Answers, answer, require_same_task
-from cxr.evaluation.scoring.checkpoint import OpenedRun, open_run
+from cxr.evaluation.scoring.checkpoint import OpenedRun
+from cxr.evaluation.scoring.run_path import without_own_data
 from cxr.evaluation.scoring.subject import Subject, other_collection, own_split
 from cxr.evaluation.shortcuts.entry import shortcuts_entry
 from cxr.evaluation.subgroups.bands import COLUMNS
@@ -38,8 +41,6 @@ from cxr.sources.spreadsheet import to_csv
 from cxr.training.accelerators import resolve_devices
 from cxr.training.metrics import predicted_classes
 from cxr.training.run_directory import RunDirectory
-
-OPERATING_POINTS = ("youden", "sensitivity=0.95", "specificity=0.95")
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class EvaluationResult:
 def evaluate_run(
     run: str | Path | Sequence[str | Path],
     *,
-    which: str = "best",
+    which: str | None = None,
     split: str = "test",
     data: Mapping[str, Any] | None = None,
     data_name: str | None = None,
@@ -110,15 +111,15 @@ def evaluate_run(
     and applied unchanged to whatever is scored.
 
     Args:
-        run: a run directory or a checkpoint file; several are averaged or, as folds of one cross-validation, pooled,
-            see `cxr.evaluation.scoring.answers.answer`.
-        which: 'best' or 'last' checkpoint of a run directory.
+        run: a run directory, a checkpoint file or an exported folder; several are averaged or, as folds of one
+            cross-validation, pooled, see `cxr.evaluation.scoring.answers.answer`.
+        which: 'best' or 'last' checkpoint of a run directory; None: as its ``trainer.checkpoint``.
         split: 'train', 'val' or 'test'; of no meaning with `data`.
         data: another collection: ``sources`` and ``classes``, ``views``, ``download``, ``on_bad``,
             ``max_unreadable`` of `CXRDataModule`. Its images are prepared as in training.
         data_name: names its results; None: the names of its sources.
-        output_dir: receives the results; None: the run, ``<stem>_evaluation`` beside a lone checkpoint, or
-            ``ensemble_<digest>`` beside the first of several runs.
+        output_dir: receives the results; None: the run, ``<name>_evaluation`` beside a lone checkpoint or an exported
+            folder, or ``ensemble_<digest>`` beside the first of several runs.
         gpus: None = one accelerator if there is one; 0 = CPU; 1 = one GPU.
         batch_size: images in a batch; None = four times as many as in training.
         num_workers, cache_dir, data_dir: None = as in training.
@@ -150,9 +151,12 @@ def evaluate_run(
     if data is None and data_name is not None:
         raise ConfigurationError(f"data_name={data_name!r}: names another collection; give data, or leave it out")
     device = torch.device(resolve_devices(gpus)["accelerator"])
-    runs = [open_run(each, which) for each in ([run] if isinstance(run, (str, Path)) else run)]
+    runs = [open_network(each, which) for each in ([run] if isinstance(run, (str, Path)) else run)]
     require_same_task(runs)
-    digests = [_sha256(each.path) for each in runs]
+    exported = [each for each in runs if isinstance(each, ExportedNetwork)]
+    if data is None and exported:
+        raise ConfigurationError(without_own_data(exported[0].path.parent))
+    digests = [sha256_of(each.path) for each in runs]
     digest, checkpoint = digests[0], runs[0].path.name
     if len(runs) > 1:
         digest, checkpoint = hashlib.sha256("".join(digests).encode()).hexdigest(), f"{len(runs)} networks"
@@ -194,6 +198,12 @@ def evaluate_run(
     fitted, notes = None, []
     if answers.folds:
         notes.append("no calibration and no thresholds: each network of a cross-validation has its own, in its own run")
+    elif exported and len(runs) > 1:
+        notes.append("no calibration and no thresholds: an exported network comes without validation images to fit to")
+    elif exported:
+        fitted, notes = exported[0].calibration(
+            digest, method=calibration, rules=operating_points, abstain=abstain, tta=tta
+        )
     else:
         fitted, notes = fit_or_recall(
             _calibration_path(runs, place, tta),
@@ -311,11 +321,8 @@ class _Labelled:
 def _output_dir(runs: Sequence[OpenedRun], output_dir: str | Path | None, digest: str) -> Path:
     if output_dir is not None:
         return Path(output_dir).expanduser()
-    first = runs[0]
-    beside = first.path if first.run_dir is None else first.run_dir
-    if len(runs) > 1:
-        return beside.with_name(f"ensemble_{digest[:8]}")
-    return first.path.with_name(f"{first.path.stem}_evaluation") if first.run_dir is None else first.run_dir
+    own = runs[0].results_dir
+    return own.with_name(f"ensemble_{digest[:8]}") if len(runs) > 1 else own
 
 
 def _calibration_path(runs: Sequence[OpenedRun], place: RunDirectory, tta: str) -> Path:
@@ -330,8 +337,3 @@ def _with_pixels(subject: Subject, mistakes: Sequence[Mistake]) -> list[Mistake]
         return []
     pixels = subject.images(np.array([mistake.row for mistake in mistakes]))[:, 0].numpy()
     return [replace(mistake, pixels=image) for mistake, image in zip(mistakes, pixels, strict=True)]
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -76,7 +76,7 @@ def create_backbone(
         image_size: pixels of a side; networks that are made for one size (vision transformers) are built for this one.
         pretrained: start from timm's weights, from the local cache or the network; the classifier starts afresh.
         weights: what to start from instead: safetensors, a state dict of torch, a checkpoint of cxr, or the directory
-            of a run, for its best checkpoint.
+            of a run, for its checkpoint (see ``trainer.checkpoint``).
         head: ``linear``, the backbone's own classifier, or ``concat_pool``, see `cxr.training.heads`.
         drop_rate: dropout before the classifier, in [0, 1); ``concat_pool`` has its own.
         drop_path_rate: how often the last residual is left out of an image, in [0, 1); it falls linearly towards the
@@ -89,9 +89,7 @@ def create_backbone(
         CheckpointError: ``weights`` is missing, damaged, or of another network.
     """
     config = _look_up(name)
-    options: dict[str, Any] = {"num_classes": num_classes, "in_chans": 3, "drop_rate": drop_rate}
-    if config.fixed_input_size:
-        options["img_size"] = image_size
+    options: dict[str, Any] = {**_shape(config, num_classes, image_size), "drop_rate": drop_rate}
     if head not in HEADS:
         raise ConfigurationError(f"model.head={head}: one of {', '.join(HEADS)}")
     if head != "linear" and drop_rate > 0:
@@ -109,9 +107,7 @@ def create_backbone(
             raise _no_drop_path(name, drop_path_rate) from error
         if source is not None:
             raise _no_weights(name, _one_line(error)) from error
-        raise ConfigurationError(
-            f"model.name={name}: cannot be built for data.image_size={image_size}: {_one_line(error)}"
-        ) from error
+        raise _cannot_be_built(name, image_size, error) from error
     _check_patches(network, name, image_size)
     # Some networks take the number and make nothing of it.
     if drop_path_rate > 0 and not any(isinstance(part, DropPath) for part in network.modules()):
@@ -131,6 +127,31 @@ def create_backbone(
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     mean, std = _three(config.mean), _three(config.std)
     return Backbone(network, mean, std, loaded)
+
+
+def tensors_of_backbone(name: str, *, num_classes: int, image_size: int, head: str = "linear") -> dict[str, Tensor]:
+    """Names, shapes and types of the tensors of a network; they lie on the device ``meta``, where they take no memory.
+
+    Args:
+        name, num_classes, image_size, head: see `create_backbone`.
+
+    Raises:
+        ConfigurationError: see `create_backbone`.
+    """
+    config = _look_up(name)
+    try:
+        with torch.device("meta"):
+            network = timm.create_model(name, **_shape(config, num_classes, image_size))
+            if head == "concat_pool":
+                put_concat_pool_head(
+                    network, name=name, classifier=config.classifier, num_classes=num_classes, image_size=image_size
+                )
+    except ConfigurationError:
+        raise
+    except Exception as error:
+        raise _cannot_be_built(name, image_size, error) from error
+    tensors: dict[str, Tensor] = network.state_dict()
+    return tensors
 
 
 def load_weights(network: nn.Module, path: str | Path, *, classifier: str | tuple[str, ...] | None) -> LoadedWeights:
@@ -169,6 +190,18 @@ def load_weights(network: nn.Module, path: str | Path, *, classifier: str | tupl
         )
     network.load_state_dict(taken, strict=False)
     return LoadedWeights(str(path), len(taken), left_out, sorted(heads - set(taken)), resized)
+
+
+def _shape(config: Any, num_classes: int, image_size: int) -> dict[str, Any]:
+    """What timm is told of inputs and outputs."""
+    fixed = {"img_size": image_size} if config.fixed_input_size else {}
+    return {"num_classes": num_classes, "in_chans": 3, **fixed}
+
+
+def _cannot_be_built(name: str, image_size: int, error: Exception) -> ConfigurationError:
+    return ConfigurationError(
+        f"model.name={name}: cannot be built for data.image_size={image_size}: {_one_line(error)}"
+    )
 
 
 def _look_up(name: str) -> Any:
@@ -223,11 +256,13 @@ def _no_drop_path(name: str, rate: float) -> ConfigurationError:
 
 
 def _weights_file(path: Path) -> Path:
-    """The best checkpoint of a run, the last where it has no best; a file stands for itself."""
+    """The checkpoint that a run stands for, the last where it has no best; a file stands for itself."""
     if not path.is_dir():
         return path
     run = RunDirectory(path)
-    wanted = (run.best_checkpoint_path, run.last_checkpoint_path)
+    wanted = [run.best_checkpoint_path, run.last_checkpoint_path]
+    if run.stands_for == "last":
+        wanted = wanted[1:]
     found = next((each for each in wanted if each.is_file()), None)
     if found is None:
         raise CheckpointError(

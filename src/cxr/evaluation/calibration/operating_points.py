@@ -14,6 +14,8 @@ from cxr.errors import ConfigurationError, DataError
 from cxr.evaluation.calibration.abstention import AbstainBand, choose_band, parse_abstain
 from cxr.evaluation.metrics.curves import ThresholdRates, threshold_rates
 
+# The rules that thresholds are chosen by unless others are asked for.
+OPERATING_POINTS = ("youden", "sensitivity=0.95", "specificity=0.95")
 _FORMS = "youden, sensitivity=0.95, specificity=0.95 or fixed=0.5"
 # Rates are ratios of counts: two that are nearer than this are one.
 _ROUNDING = 1e-9
@@ -99,6 +101,16 @@ def parse_rule(text: str) -> tuple[str, float]:
     return kind, number
 
 
+def rule_in_words(text: str) -> str:
+    """The name of the operating point that a rule gives.
+
+    Raises:
+        ConfigurationError: see `parse_rule`.
+    """
+    kind, number = parse_rule(text)
+    return {"youden": "Youden's index", "fixed": f"threshold {number}"}.get(kind, f"{kind} {number}")
+
+
 def choose_operating_points(
     probabilities: NDArray[np.floating],
     labels: NDArray[np.integer],
@@ -157,7 +169,7 @@ def choose_operating_points(
         called = scores >= threshold
         points.append(
             OperatingPoint(
-                name={"youden": "Youden's index", "fixed": f"threshold {number}"}.get(kind, f"{kind} {number}"),
+                name=rule_in_words(rule),
                 rule=rule,
                 threshold=threshold,
                 chosen_on=chosen_on,

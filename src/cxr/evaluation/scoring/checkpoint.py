@@ -22,6 +22,10 @@ DATA_STATE = CXRDataModule.__qualname__
 # What every checkpoint of this program holds; other Lightning programs lack the last.
 REQUIRED_KEYS = ("state_dict", "epoch", CXRModule.CHECKPOINT_HYPER_PARAMS_KEY, DATA_STATE)
 
+# What another collection takes over from the training; its classes only where it names none.
+COLLECTION_READING = ("classes", "on_bad", "max_unreadable", "image_size", "aspect", "evaluation_batch_size",
+                      "num_workers", "data_dir", "cache_dir", "progress")  # fmt: skip
+
 
 @dataclass(frozen=True)
 class OpenedRun:
@@ -51,6 +55,11 @@ class OpenedRun:
         return Counter(known.loc[known["split"] == "train", "label"]) if "label" in known else Counter()
 
     @property
+    def results_dir(self) -> Path:
+        """Where results go unless told otherwise: the run, or a folder beside a lone checkpoint."""
+        return self.path.with_name(f"{self.path.stem}_evaluation") if self.run_dir is None else self.run_dir
+
+    @property
     def num_parameters(self) -> int:
         """The weights that training may change; buffers, such as the statistics of batch norms, are not counted."""
         return sum(parameter.numel() for parameter in self.module.parameters())
@@ -73,14 +82,30 @@ class OpenedRun:
         with _one_line(self.path):
             return CXRDataModule.load_from_checkpoint(self.path, map_location="cpu", weights_only=True, **given)
 
+    def data_settings(self, **overrides: Any) -> dict[str, Any]:
+        """How the images of another collection are read: as in training.
 
-def open_run(run: str | Path, which: str = "best") -> OpenedRun:
+        Args:
+            overrides: see `datamodule`.
+
+        Returns:
+            ``classes``, ``on_bad``, ``max_unreadable``, ``image_size``, ``aspect``, ``evaluation_batch_size``,
+            ``num_workers``, ``data_dir``, ``cache_dir`` and ``progress`` of `CXRDataModule`.
+
+        Raises:
+            CheckpointError: see `datamodule`.
+        """
+        trained = self.datamodule(**overrides).hparams
+        return {name: trained[name] for name in COLLECTION_READING}
+
+
+def open_run(run: str | Path, which: str | None = None) -> OpenedRun:
     """Open a run directory or a checkpoint file.
 
     Args:
         run: a run directory, its ``checkpoints`` folder, or a ``.ckpt`` file, also one that was copied elsewhere.
-        which: 'best' or 'last', for a directory; where there is no best checkpoint, the last is taken and the note
-            says so.
+        which: 'best' or 'last', for a directory; None: as its ``trainer.checkpoint``. Where there is no best one, the
+            last is taken and the note says so.
 
     Raises:
         CheckpointError: nothing there, an empty or damaged file, or a checkpoint of another program; one line that

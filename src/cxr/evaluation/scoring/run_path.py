@@ -1,4 +1,4 @@
-"""Where does the checkpoint lie that a path stands for?  Asked before anything heavy is imported."""
+"""Where does the checkpoint lie, or the exported network, that a path stands for?  Asked before heavy imports."""
 
 from __future__ import annotations
 
@@ -12,22 +12,54 @@ from cxr.training.run_directory import RunDirectory
 MAX_NAMED_RUNS = 5
 MAX_FOLDERS_SEARCHED = 2000
 
+# The two files of an exported network that `evaluate.py` reads, see `cxr.evaluation.export`.
+DESCRIPTION_FILE, WEIGHTS_FILE = "model.json", "model.safetensors"
 
-def find_checkpoint(run: str | Path, which: str = "best") -> tuple[Path, list[str]]:
+
+def find_checkpoint(run: str | Path, which: str | None = None) -> tuple[Path, list[str]]:
     """The checkpoint file, and what a person must know of the choice.
 
     Args:
-        run: a run directory, its ``checkpoints`` folder, or a ``.ckpt`` file, also one that was copied elsewhere.
-        which: 'best' or 'last', for a directory; where there is no best checkpoint, the last is taken.
+        run: a run directory, its ``checkpoints`` folder, or a ``.ckpt`` file, also one that was copied elsewhere; or an
+            exported folder, whose weights are found.
+        which: 'best' or 'last', for a run; None: as its ``trainer.checkpoint``. Where there is no best checkpoint, the
+            last is taken.
 
     Raises:
         CheckpointError: nothing there, or an empty file; the line names what was looked for and the runs nearby.
     """
     given = Path(run).expanduser()
+    exported = exported_folder(given)
+    if exported is not None:
+        given = exported / WEIGHTS_FILE
+        if not given.is_file():
+            raise CheckpointError(
+                f"{exported} holds no {WEIGHTS_FILE}: it was exported for another program; export the run again with "
+                "formats=[safetensors,onnx]"
+            )
     path, notes = (given, []) if given.is_file() else _in_directory(given, which)
     if path.stat().st_size == 0:
         raise CheckpointError(f"{path} is empty: its writing was cut off{runs_nearby(given)}")
     return path, notes
+
+
+def exported_folder(given: Path) -> Path | None:
+    """The folder of the exported network that a path stands for; None where it stands for none.
+
+    Args:
+        given: the folder, or one of its two files.
+    """
+    folder = given.parent if given.name in (DESCRIPTION_FILE, WEIGHTS_FILE) else given
+    holds = (folder / DESCRIPTION_FILE).is_file() and not (folder / "checkpoints").is_dir()
+    return folder if holds else None
+
+
+def without_own_data(run: str | Path) -> str:
+    """Why an exported network cannot be scored on a split of its own data, and the way out."""
+    return (
+        f"run={run}: an exported network comes without the data of its training; score another collection with "
+        "data=<option> (python evaluate.py --help lists them)"
+    )
 
 
 def run_of(path: Path) -> Path | None:
@@ -38,8 +70,10 @@ def run_of(path: Path) -> Path | None:
     return run.path if is_run else None
 
 
-def _in_directory(given: Path, which: str) -> tuple[Path, list[str]]:
+def _in_directory(given: Path, which: str | None) -> tuple[Path, list[str]]:
     folder = given if given.name == "checkpoints" else given / "checkpoints"
+    if which is None:
+        which = RunDirectory(folder.parent).stands_for
     wanted = [folder / f"{which}.ckpt", *([folder / "last.ckpt"] if which == "best" else [])]
     for path in wanted:
         if path.is_file():

@@ -138,14 +138,8 @@ def other_collection(opened: OpenedRun, settings: Mapping[str, Any], name: str |
         raise ConfigurationError(
             f"data.positive={settings['positive']}: the network was trained with {module.positive}; leave it out"
         )
-    trained = opened.datamodule(**overrides).hparams
-    fixed = {"image_size", "aspect", "evaluation_batch_size", "num_workers", "data_dir", "cache_dir", "progress"}
     given = {key: value for key, value in settings.items() if key != "positive"}
-    data = CXRDataModule(
-        **{name: trained[name] for name in ("classes", "on_bad", "max_unreadable")}
-        | given
-        | {key: trained[key] for key in fixed}
-    )
+    data = CXRDataModule(**opened.data_settings(**overrides) | given)
     data.setup("predict")
     if not set(data.class_names) <= set(module.class_names):
         raise DataError(
