@@ -32,10 +32,12 @@ def build_data(settings: Settings, run: OpenRun) -> CXRDataModule:
         DataError: the collections are absent or unfit, or a patient stands on two sides of the split.
     """
     from cxr.audit.audit import write_audit
+    from cxr.pipeline.bad_input import naming_all_bad
     from cxr.pipeline.splits import leaks_by_intention
     from cxr.report import report_audit, report_data
 
-    data = read_data(settings, progress=run.first)
+    with naming_all_bad((lambda: run.directory.dropped_path) if run.first else None):
+        data = read_data(settings, progress=run.first)
     kind, unit = settings["data"]["split"]["kind"], settings["data"]["split"]["unit"]
     refuses = settings["audit"]["on_leak"] == "refuse" and not leaks_by_intention(kind, unit)
     if run.first:
@@ -106,11 +108,14 @@ def audit_collection(settings: Settings) -> tuple[Audit, Path]:
     """
     from cxr.audit.audit import write_audit
     from cxr.evaluation.report.audit_page import write_audit_page
+    from cxr.pipeline.bad_input import naming_all_bad
     from cxr.report import report_data
 
     paths = settings["paths"]
-    data = _read_and_divide(settings)
-    folder = make_folder(paths["output"], f"audit/{settings['data']['name']}")
+    new_folder = partial(make_folder, paths["output"], f"audit/{settings['data']['name']}")
+    with naming_all_bad(lambda: new_folder() / "dropped.csv"):
+        data = _read_and_divide(settings)
+    folder = new_folder()
     report_data(folder / "split.csv", folder / "dropped.csv", data)
     audit = audit_data(data, settings, shortcuts=settings["shortcuts"])
     write_audit(audit, folder)
@@ -228,7 +233,7 @@ def evaluation_arguments(settings: Settings) -> dict[str, Any]:
     data, paths = settings["data"], settings["paths"]
     external = None
     if data is not None:
-        names = ("sources", "classes", "views", "download", "max_unreadable")
+        names = ("sources", "classes", "views", "download", "on_bad", "max_unreadable")
         external = {name: data[name] for name in names}
     return {
         "run": settings["run"],

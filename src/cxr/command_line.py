@@ -345,7 +345,11 @@ def _open(word: str) -> str:
 
 
 def _say(error: CxrError) -> int:
-    message = " ".join(str(error).split())
+    # A file name may hold what moves the cursor, colours the terminal or is no text at all.
+    message = "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii")
+        for letter in " ".join(str(error).split())
+    )
     print(f"error: {message}", file=sys.stderr, flush=True)
     return error.exit_status
 

@@ -172,7 +172,15 @@ class Data:
     positive: str | None = setting(None, "the class that sensitivity, AUROC and the like are about; null: the first")
     views: list[str] | None = setting(None, "views that are taken, where the view is known; null: all")
     download: bool = setting(False, "fetch a collection that is absent and has a public address", changes_result=False)
-    max_unreadable: float = setting(0.01, "share of unreadable images above which the run ends", at_least=0, at_most=1)
+    on_bad: str = setting(
+        "skip",
+        "what becomes of bad rows and files (unreadable, missing, conflicting, leading out of the folder): skip leaves "
+        "them out, counted and named in dropped.csv; fail ends the run with that list",
+        choices=("skip", "fail"),
+    )
+    max_unreadable: float = setting(
+        0.01, "share of unreadable images above which the run ends, also with on_bad=skip", at_least=0, at_most=1
+    )
     look_for_copies: bool = setting(
         True, "compare all pictures before patients are divided, and join those who share one, or a part of one"
     )

@@ -105,10 +105,12 @@ def test_what_is_no_image_is_counted_and_makes_no_class(tmp_path: Path) -> None:
         "__MACOSX": "hidden",
         "sick/.hidden.png": "hidden",
         "sick/Thumbs.db": "not an image",
-        "sick/page.png": "not an image",
-        "sick/empty.png": "not an image",
+        "sick/page.png": "unreadable",
+        "sick/empty.png": "unreadable",
         "sick/pipe.png": "not a file",
     }
+    details = dict(zip(collection.dropped["image"], collection.dropped["detail"], strict=True))
+    assert (details["sick/page.png"], details["sick/empty.png"]) == ("not an image", "empty file")
     assert collection.rows == 8
 
 

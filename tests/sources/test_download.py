@@ -300,7 +300,7 @@ def test_a_truncated_archive_is_refused_and_fetched_anew_by_the_next_call(
 ) -> None:
     server.do.length = length
     server.do.body = WHOLE[:-1000]
-    assert "no whole zip" in refused(lambda: get(server, tmp_path / "c"))
+    assert "no whole zip or tar" in refused(lambda: get(server, tmp_path / "c"))
     assert not (tmp_path / "c").exists()
     server.do.body = WHOLE
     get(server, tmp_path / "c")
@@ -311,7 +311,7 @@ def test_a_flipped_bit_is_found(server: Server, tmp_path: Path) -> None:
     body = bytearray(WHOLE)
     body[len(body) // 2] ^= 1
     server.do.body = bytes(body)
-    assert "no whole zip" in refused(lambda: get(server, tmp_path / "c"))
+    assert "no whole zip or tar" in refused(lambda: get(server, tmp_path / "c"))
     assert not (tmp_path / "c").exists()
 
 

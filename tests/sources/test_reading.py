@@ -131,14 +131,21 @@ def test_unlabelled_images_are_kept_to_be_scored(read: Read, tmp_path: Path) -> 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the file that fails is one of Linux")
 def test_a_file_that_cannot_be_read_is_counted(read: Read, tmp_path: Path) -> None:
-    plant(tmp_path / "data" / "t", "b.png")
-    (tmp_path / "data" / "t" / "t.csv").write_text("image,label\na.png,Normal\nb.png,Normal\n")
+    plant(tmp_path / "data" / "s", "Normal/b.png")
     # A file that opens and fails when it is read, also for the superuser.
-    (tmp_path / "data" / "t" / "a.png").symlink_to("/proc/self/mem")
+    (tmp_path / "data" / "t.csv").write_text("image,label\nmem,Normal\n")
 
-    manifest = read({"t": {"kind": "table", "root": "t/t.csv"}})
+    manifest = read(
+        {
+            "t": {"kind": "table", "root": "t.csv", "images": "/proc/self"},
+            "s": {"kind": "class_folders", "root": "s"},
+        }
+    )
 
-    assert manifest.dropped[["row", "reason"]].values.tolist() == [[1, "file unreadable"]]
+    assert manifest.records["image"].tolist() == ["Normal/b.png"]
+    assert manifest.dropped[["source", "row", "reason", "detail"]].values.tolist() == [
+        ["t", 1, "unreadable", "cannot be opened"]
+    ]
 
 
 def test_an_absolute_root_stands_for_itself(read: Read, tmp_path: Path) -> None:

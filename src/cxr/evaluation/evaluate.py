@@ -35,6 +35,9 @@ from cxr.evaluation.scoring.subject import Subject, other_collection, own_split
 from cxr.evaluation.shortcuts.entry import shortcuts_entry
 from cxr.evaluation.subgroups.bands import COLUMNS
 from cxr.evaluation.tracked import track_evaluation
+from cxr.files import write_atomically
+from cxr.pipeline.bad_input import naming_all_bad
+from cxr.sources.spreadsheet import to_csv
 from cxr.training.accelerators import resolve_devices
 from cxr.training.metrics import predicted_classes
 from cxr.training.run_directory import RunDirectory
@@ -112,8 +115,8 @@ def evaluate_run(
             cross-validation, pooled, see `cxr.evaluation.scoring.answers.answer`.
         which: 'best' or 'last' checkpoint of a run directory; None: as its ``trainer.checkpoint``.
         split: 'train', 'val' or 'test'; of no meaning with `data`.
-        data: another collection: ``sources`` and ``classes``, ``views``, ``download``, ``max_unreadable`` of
-            `CXRDataModule`. Its images are prepared as in training.
+        data: another collection: ``sources`` and ``classes``, ``views``, ``download``, ``on_bad``,
+            ``max_unreadable`` of `CXRDataModule`. Its images are prepared as in training.
         data_name: names its results; None: the names of its sources.
         output_dir: receives the results; None: the run, ``<name>_evaluation`` beside a lone checkpoint or an exported
             folder, or ``ensemble_<digest>`` beside the first of several runs.
@@ -139,7 +142,8 @@ def evaluate_run(
     Raises:
         CheckpointError: no checkpoint that can be opened.
         ConfigurationError: a device, split or setting that is not to be had.
-        DataError: data that are missing, changed, or of other classes.
+        DataError: data that are missing, changed, bad, or of other classes. What was not used of another collection
+            stands in ``dropped_<its name>.csv``.
         DivergedError: the network gives no finite probabilities.
     """
     if gpus is not None and gpus > 1:
@@ -168,7 +172,9 @@ def evaluate_run(
     if data is None:
         subjects = [own_split(each, split, **overrides) for each in runs]
     else:
-        subjects = [other_collection(each, data, data_name, **overrides) for each in runs]
+        name = "_and_".join(data.get("sources", ())) if data_name is None else data_name
+        with naming_all_bad(lambda: place.path / f"dropped_{name}.csv"):
+            subjects = [other_collection(each, data, data_name, **overrides) for each in runs]
     answers = answer(runs, subjects, device, tta=tta, progress=progress)
     subject = answers.subject
     num_looks = record_look(
@@ -178,6 +184,8 @@ def evaluate_run(
         checkpoint_sha256=digest,
         num_images=len(subject.records),
     )
+    if subject.dropped is not None:
+        write_atomically(place.path / f"dropped_{subject.name}.csv", to_csv(subject.dropped))
     class_names, positive = runs[0].module.class_names, runs[0].module.positive
     target = class_names.index(positive)
     labelled = subject.labels >= 0

@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from cxr.errors import DataError
-from cxr.images.decode import DECODER_VERSION, UnreadableImageError, decode_grey, read_bytes
+from cxr.images.decode import DECODER_VERSION, UnreadableImageError, decode_grey, open_image
 from cxr.images.prepare import Preparation
 
 logger = logging.getLogger(__name__)
@@ -246,13 +246,25 @@ def _decode_all(images: list[tuple[str, str]], preparation: Preparation) -> list
 
 
 def _decode_one(path: str, sha256: str, preparation: Preparation) -> NDArray[np.uint8] | str:
-    content = read_bytes(path)
-    if hashlib.sha256(content).hexdigest() != sha256:
-        raise DataError(f"{path}: the file is not the one that was fingerprinted; touch it and run again")
     try:
-        return preparation.apply(decode_grey(content, path))
+        with open_image(path) as file:
+            content = file.read()
+            _require_same(path, hashlib.sha256(content).hexdigest(), sha256)
+            return preparation.apply(decode_grey(content, path))
     except UnreadableImageError as error:
+        if error.reason == "cannot be opened":
+            raise
+        try:
+            with Path(path).open("rb") as file:  # where the header was refused, its bytes were not all read
+                _require_same(path, hashlib.file_digest(file, "sha256").hexdigest(), sha256)
+        except OSError as gone:
+            raise UnreadableImageError(path, "cannot be opened", gone.strerror or str(gone)) from gone
         return error.reason
+
+
+def _require_same(path: str, found: str, sha256: str) -> None:
+    if found != sha256:
+        raise DataError(f"{path}: the file is not the one that was fingerprinted; touch it and run again")
 
 
 def _read_index(path: Path, image_bytes: int) -> _Index | None:

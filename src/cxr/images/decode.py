@@ -18,11 +18,14 @@ What is made of what:
 - TIFF in which zero is white is inverted. Orientation (EXIF) is applied. Colour profiles and gamma are ignored.
 - A file of several frames or pages is refused, since nothing says which one was meant. In a JPEG that carries further
   pictures (MPO) the first is by definition the one to show.
+- What a file costs in memory is worked out from its header, before anything of it is decoded: one that would take more
+  than ``MAX_MEMORY`` is refused, and the files that threads decode at once never take more than that together.
 """
 
 from __future__ import annotations
 
 import io
+import os
 import struct
 import threading
 import warnings
@@ -30,7 +33,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, BinaryIO, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,7 +42,7 @@ from PIL.BmpImagePlugin import BmpImageFile
 from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
-from PIL.TiffImagePlugin import TiffImageFile
+from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
 
 from cxr.errors import DataError
 
@@ -49,8 +52,14 @@ DECODER_VERSION = 1
 MAX_PIXELS = 64 * 1024 * 1024
 """The largest picture that is decoded, in pixels; the largest in covid-chestxray-dataset has 18 million."""
 
-MAX_BYTES = 1024**3
-"""The largest file that is read, in bytes: twice ``MAX_PIXELS`` pixels of uncompressed 16-bit RGBA."""
+MAX_MEMORY = 384 * 1024**2
+"""What decoding takes at most, in bytes, all threads together: the file, its pixels and the grey picture."""
+
+MAX_BYTES = MAX_MEMORY // 4
+"""The largest file that is read, in bytes; a text within it may for a moment be there four times (in Pillow)."""
+
+_MAX_TAG_VALUES = 1 << 20  # of one tag of a TIFF: tiles of 8 x 8 in the largest picture
+_STRIP = 1 << 20  # pixels that are made grey at a time: what lies between costs memory once more
 
 Reason = Literal[
     "cannot be opened",
@@ -98,56 +107,163 @@ def read_grey(path: str | Path) -> NDArray[np.uint8]:
     Raises:
         UnreadableImageError: with a reason out of ``REASONS``.
     """
-    return decode_grey(read_bytes(path), path)
+    with open_image(path) as file:
+        return decode_grey(file.read(), path)
 
 
-def read_bytes(path: str | Path) -> bytes:
-    """The content of a file that may be an image.
+@contextmanager
+def open_image(path: str | Path) -> Iterator[BinaryIO]:
+    """A file that may be an image, at its beginning, once there is memory for what its header says it takes.
+
+    Threads that would together take more than ``MAX_MEMORY`` wait for each other; within the block the content may be
+    read whole and decoded.
 
     Raises:
-        UnreadableImageError: "cannot be opened", or "too large" above ``MAX_BYTES``.
+        UnreadableImageError: for all that can be told without decoding a pixel: "cannot be opened", "empty file", "not
+            an image", "unsupported format", "too large", "several frames", or "truncated" or "damaged" in its header.
     """
     try:
-        num_bytes = Path(path).stat().st_size
-        if num_bytes > MAX_BYTES:
-            raise UnreadableImageError(path, "too large", f"{num_bytes} bytes, the limit is {MAX_BYTES}")
-        return Path(path).read_bytes()
+        with Path(path).open("rb") as file:
+            num_bytes = os.fstat(file.fileno()).st_size
+            if num_bytes > MAX_BYTES:
+                raise UnreadableImageError(path, "too large", f"{num_bytes} bytes, the limit is {MAX_BYTES}")
+            with _memory.of(4 * num_bytes), _pillow_silent():
+                image = _open(file, path)
+                needed = _needed_memory(image, num_bytes, path)
+                del image
+            with _memory.of(needed):
+                file.seek(0)
+                yield file
     except OSError as error:
         raise UnreadableImageError(path, "cannot be opened", error.strerror or str(error)) from error
 
 
 def decode_grey(content: bytes, path: str | Path) -> NDArray[np.uint8]:
     """Decode the content of one image file; ``path`` is only named in errors. Otherwise as :func:`read_grey`."""
-    opener = _opener(content, path)
-    with _pillow_silent():
+    with _pillow_silent(), _open(io.BytesIO(content), path) as image:
+        _needed_memory(image, len(content), path)
         try:
-            image = opener(io.BytesIO(content))
+            if isinstance(image, JpegImageFile):
+                image.draft("L", None)
+            rawmode = _rawmode(image)
+            if isinstance(image, PngImageFile):
+                _check_png_sums(content)
+            image.load()
         except MemoryError:
-            raise  # says something about the machine, not about the file
-        except Exception as error:  # Pillow's readers raise whatever a damaged header makes them stumble over
+            raise
+        except Exception as error:
             raise _unreadable(path, error) from error
-        with image:
-            width, height = image.size
-            if width * height > MAX_PIXELS:
-                raise UnreadableImageError(path, "too large", f"{width} x {height}, the limit is {MAX_PIXELS} pixels")
-            if getattr(image, "is_animated", False):
-                raise UnreadableImageError(path, "several frames")
-            try:
-                if isinstance(image, JpegImageFile):
-                    image.draft("L", None)
-                rawmode = _rawmode(image)
-                if isinstance(image, PngImageFile):
-                    _check_png_sums(content)
-                image.load()
-            except MemoryError:
-                raise
-            except Exception as error:
-                raise _unreadable(path, error) from error
-            grey = _to_grey(image, rawmode, path)
-            return np.ascontiguousarray(_upright(grey, _orientation(image)))
+        grey = _to_grey(image, rawmode, path)
+        return np.ascontiguousarray(_upright(grey, _orientation(image)))
 
 
-def _opener(content: bytes, path: str | Path) -> Callable[[io.BytesIO], ImageFile]:
+class _Memory:
+    """An amount of memory that threads share: who wants more than is left waits until others are done."""
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._taken = 0
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def of(self, num_bytes: int) -> Iterator[None]:
+        """Never within one another: two threads would wait for each other for ever."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._taken + num_bytes <= self._total)
+            self._taken += num_bytes
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._taken -= num_bytes
+                self._changed.notify_all()
+
+
+_memory = _Memory(MAX_MEMORY)
+
+
+def _open(file: BinaryIO, path: str | Path) -> ImageFile:
+    """The header of a file, its pixels still undecoded."""
+    opener = _opener(file.read(352), path)
+    try:
+        if opener is TiffImageFile:
+            _check_tiff_tags(file)
+        file.seek(0)
+        return opener(file)
+    except MemoryError:
+        raise  # says something about the machine, not about the file
+    except Exception as error:  # Pillow's readers raise whatever a damaged header makes them stumble over
+        raise _unreadable(path, error) from error
+
+
+def _needed_memory(image: ImageFile, num_bytes: int, path: str | Path) -> int:
+    """What the decoding of a file takes, in bytes, by its header alone; refuses a file that takes too much."""
+    pixels = image.size[0] * image.size[1]
+    named = f"{image.size[0]} x {image.size[1]}"
+    if pixels > MAX_PIXELS:
+        raise UnreadableImageError(path, "too large", f"{named}, the limit is {MAX_PIXELS} pixels")
+    if getattr(image, "is_animated", False):
+        raise UnreadableImageError(path, "several frames")
+    stored = 4
+    if image.mode in ("1", "L", "P") or (isinstance(image, JpegImageFile) and image.mode != "CMYK"):
+        stored = 1  # of a JPEG the luma alone
+    elif image.mode.startswith("I;16"):
+        stored = 2
+    # The grey picture, and the same turned: whether a PNG is to be turned may stand behind its pixels.
+    needed = num_bytes + pixels * (stored + 2)
+    if isinstance(image, JpegImageFile):
+        # The coefficients of a progressive file, 16 bits each, are all there before the first pixel is (libjpeg).
+        sampling = [(across, down) for _, across, down, _ in image.layer]
+        widest = max((across for across, _ in sampling), default=1) * max((down for _, down in sampling), default=1)
+        needed += round(2 * pixels * sum(across * down for across, down in sampling) / max(1, widest))
+    elif isinstance(image, BmpImageFile):
+        needed += 2 * pixels  # run lengths are unpacked in Python, and copied
+    elif isinstance(image, TiffImageFile):
+        try:
+            needed += _tile_bytes(image.tag_v2, image.size)
+        except (TypeError, ValueError) as error:
+            raise UnreadableImageError(path, "damaged", str(error)) from error
+        needed += pixels * stored * (image.tag_v2.get(274, 1) != 1)
+    if needed > MAX_MEMORY:
+        raise UnreadableImageError(
+            path, "too large", f"{named} would take {needed} bytes of memory, the limit is {MAX_MEMORY}"
+        )
+    return needed
+
+
+def _tile_bytes(tags: ImageFileDirectory_v2, size: tuple[int, int]) -> int:
+    """What one strip or tile of a TIFF takes unpacked; a tile may be far larger than the picture."""
+    compression = int(tags.get(259, 1))
+    if compression == 1:
+        return 0
+    width = int(tags.get(322, size[0]))
+    height = int(tags.get(323, min(int(tags.get(278, size[1])), size[1])))
+    bits = tags.get(258, (1,))
+    deep = max(int(sum(bits)), int(max(bits)) * int(tags.get(277, 1)))
+    return width * height * (max(deep, 32) if compression in (6, 7) else deep) // 8  # a JPEG within is unpacked as RGBA
+
+
+def _check_tiff_tags(file: BinaryIO) -> None:
+    """Pillow makes every value of a tag an object of Python, forty times as large as in the file."""
+    file.seek(0)
+    head = file.read(16)
+    order = "<" if head[:2] == b"II" else ">"
+    big = struct.unpack(f"{order}H", head[2:4])[0] == 43
+    (place,) = struct.unpack(f"{order}Q", head[8:16]) if big else struct.unpack(f"{order}L", head[4:8])
+    file.seek(place)
+    (num_tags,) = struct.unpack(f"{order}Q", file.read(8)) if big else struct.unpack(f"{order}H", file.read(2))
+    for _ in range(min(num_tags, 65535)):
+        entry = file.read(20 if big else 12)
+        if len(entry) < (20 if big else 12):
+            return  # Pillow makes do with the tags that are there
+        tag, kind = struct.unpack(f"{order}HH", entry[:4])
+        (count,) = struct.unpack(f"{order}Q", entry[4:12]) if big else struct.unpack(f"{order}L", entry[4:8])
+        # Bytes, text and what is undefined stay in one piece.
+        if kind not in (1, 2, 7) and count > _MAX_TAG_VALUES:
+            raise OSError(f"its tag {tag} has {count} values")
+
+
+def _opener(content: bytes, path: str | Path) -> Callable[[BinaryIO], ImageFile]:
     # Pillow's readers are called directly: Image.open would first try every plug-in, and applies a limit
     # (MAX_IMAGE_PIXELS) that is global state.
     if content.startswith(b"\xff\xd8\xff"):
@@ -203,32 +319,51 @@ def _rawmode(image: ImageFile) -> str:
 
 
 def _to_grey(image: ImageFile, rawmode: str, path: str | Path) -> NDArray[np.uint8]:
-    zero_is_white = isinstance(image, TiffImageFile) and image.tag_v2.get(262) == 0
+    """Grey of decoded pixels, some rows at a time: a whole picture in another mode would cost its memory again."""
+    hidden = image.info.get("transparency")
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        values = np.asarray(image)
-        if np.issubdtype(values.dtype, np.integer) and values.min() >= 0 and values.max() <= 65535:
-            grey = _scale_depth(values)
-        else:
-            grey = _scale_range(values, path)
-        grey = 255 - grey if zero_is_white else grey  # Pillow does so itself for 8 bits, and only there
-        hidden = image.info.get("transparency")
-        return np.where(values == hidden, np.uint8(0), grey) if isinstance(hidden, int) else grey
+        scale = _scale_of(image, path)
+        # Pillow inverts 8 bits itself, and only these.
+        zero_is_white = isinstance(image, TiffImageFile) and image.tag_v2.get(262) == 0
 
+        def convert(part: Image.Image) -> NDArray[np.uint8]:
+            values = np.asarray(part)
+            grey = 255 - scale(values) if zero_is_white else scale(values)
+            return np.where(values == hidden, np.uint8(0), grey) if isinstance(hidden, int) else grey
+
+        return _in_strips(image, convert)
+
+    deep = ";16" in rawmode
+    if deep and isinstance(hidden, tuple):
+        image.info["transparency"] = tuple(value >> 8 for value in hidden)  # the pixels kept these bits too
     try:
-        luma = np.asarray(_luma_over_black(image, deep=";16" in rawmode))
+        luma = _in_strips(image, lambda part: np.asarray(_luma_over_black(part)))
     except ValueError as error:
         raise UnreadableImageError(path, "unsupported format", str(error)) from error
-    if ";16" in rawmode and luma.max() < 64:
+    if deep and luma.max() < 64:
         raise UnreadableImageError(path, "16-bit colour below full range", "convert it to 16-bit grey or to 8 bits")
     return luma
 
 
-def _luma_over_black(image: Image.Image, *, deep: bool) -> Image.Image:
+def _in_strips(image: ImageFile, convert: Callable[[Image.Image], NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    if image.width * image.height <= _STRIP:
+        return convert(image)
+    grey = np.empty((image.height, image.width), np.uint8)
+    for top, part in _strips(image):
+        grey[top : top + part.height] = convert(part)
+    return grey
+
+
+def _strips(image: ImageFile) -> Iterator[tuple[int, Image.Image]]:
+    rows = max(1, _STRIP // image.width)
+    for top in range(0, image.height, rows):
+        yield top, image.crop((0, top, image.width, min(top + rows, image.height)))
+
+
+def _luma_over_black(image: Image.Image) -> Image.Image:
     if image.mode == "LAB":
         return image.getchannel(0)
     hidden = image.info.get("transparency")
-    if deep and isinstance(hidden, tuple):
-        image.info["transparency"] = tuple(value >> 8 for value in hidden)  # the pixels kept these bits too
     if image.mode in ("P", "PA", "La", "RGBa") or (hidden is not None and image.mode in ("1", "L", "RGB")):
         image = image.convert("RGBA")
     luma = image.convert("L")
@@ -239,20 +374,26 @@ def _luma_over_black(image: Image.Image, *, deep: bool) -> Image.Image:
     return luma
 
 
-def _scale_depth(values: NDArray[np.integer]) -> NDArray[np.uint8]:
-    maximum = int(values.max())
-    bits = next(bits for bits in (8, 10, 12, 14, 16) if maximum < 2**bits)
-    table: NDArray[np.uint8] = np.rint(np.arange(2**bits) * (255 / (2**bits - 1))).astype(np.uint8)
-    grey: NDArray[np.uint8] = table[values]
-    return grey
-
-
-def _scale_range(values: NDArray[np.generic], path: str | Path) -> NDArray[np.uint8]:
-    exact = values.astype(np.float64)
-    finite = np.isfinite(exact)
-    if not finite.any():
+def _scale_of(image: ImageFile, path: str | Path) -> Callable[[NDArray[Any]], NDArray[np.uint8]]:
+    """What makes values of more than 8 bits grey; the lowest and the highest of the whole picture decide."""
+    low, high, whole = np.inf, -np.inf, True
+    for _, part in _strips(image):
+        values = np.asarray(part)
+        whole = whole and np.issubdtype(values.dtype, np.integer)
+        finite = values if whole else values[np.isfinite(values)]
+        if finite.size:
+            low, high = min(low, float(finite.min())), max(high, float(finite.max()))
+    if low > high:
         raise UnreadableImageError(path, "no finite values")
-    low, high = exact[finite].min(), exact[finite].max()
+    if whole and low >= 0 and high <= 65535:
+        bits = next(bits for bits in (8, 10, 12, 14, 16) if high < 2**bits)
+        table: NDArray[np.uint8] = np.rint(np.arange(2**bits) * (255 / (2**bits - 1))).astype(np.uint8)
+        return lambda values: np.take(table, values)
+    return lambda values: _scale_range(values, low, high)
+
+
+def _scale_range(values: NDArray[np.generic], low: float, high: float) -> NDArray[np.uint8]:
+    exact = values.astype(np.float64)
     if low == high:
         return np.zeros(exact.shape, np.uint8)
     clipped: NDArray[np.float64] = np.clip(np.nan_to_num(exact, nan=low, posinf=high, neginf=low), low, high)

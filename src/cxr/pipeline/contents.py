@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import pandas as pd
 from cxr.audit.same_patient import Join
 from cxr.images.cache import prepare_images
 from cxr.images.prepare import Preparation
+from cxr.pipeline.bad_input import describe_unreadable, require_sound
 from cxr.pipeline.prepared_records import PreparedRecords, without_unreadable
 from cxr.pipeline.records import Records, pairs_among, read_records
 from cxr.pipeline.splits import assign_splits, match_split, require_every_class
@@ -49,6 +50,7 @@ def read_contents(
     views: Sequence[str] | None,
     download: bool,
     preparation: Preparation,
+    on_bad: str,
     max_unreadable: float,
     look_for_copies: bool,
     split: Mapping[str, Any],
@@ -62,7 +64,7 @@ def read_contents(
         sources, data_dir, cache_dir, classes, views, download: see `cxr.sources.reading.read_sources`.
         positive: None or one of the classes.
         preparation: of the pixels.
-        max_unreadable: see `cxr.pipeline.prepared_records.without_unreadable`.
+        on_bad, max_unreadable: see `cxr.pipeline.bad_input.require_sound`.
         look_for_copies: whether pictures are compared before patients are divided.
         split: keyword arguments of `assign_splits`.
         given_split: the split of an earlier run, which counts instead, and so do its groups where it has a column
@@ -97,7 +99,11 @@ def read_contents(
     images = prepare_images(
         records["path"].tolist(), records["sha256"].tolist(), preparation, cache_dir, progress=progress
     )
-    manifest, images, stays = without_unreadable(manifest, images, max_unreadable)
+    manifest, images, stays = without_unreadable(manifest, images)
+    require_sound(manifest, on_bad, max_unreadable)
+    unreadable = describe_unreadable(manifest)
+    if unreadable is not None:
+        manifest = replace(manifest, notes=(*manifest.notes, unreadable))
     records = manifest.records
     if pairs is not None:
         pairs = pairs_among(pairs, stays)

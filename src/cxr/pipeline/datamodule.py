@@ -20,6 +20,7 @@ from cxr.errors import ConfigurationError, DataError
 from cxr.images.cache import prepare_images
 from cxr.images.prepare import Preparation
 from cxr.pipeline.augmentation import Augmentation, Changes
+from cxr.pipeline.bad_input import check_policy
 from cxr.pipeline.balance import check_balance, class_priors, class_weights
 from cxr.pipeline.batch_sampler import EpochBatches
 from cxr.pipeline.contents import Contents, read_contents
@@ -54,7 +55,7 @@ class CXRDataModule(pl.LightningDataModule):
         image_size: side of the square images, pixels.
         training_sizes: side of the training images of each epoch, the last for all that follow; None: ``image_size``.
         aspect: ``crop`` or ``pad``.
-        max_unreadable: share of unreadable images above which `setup` refuses, 0 to 1.
+        on_bad, max_unreadable: what becomes of bad rows and files, see `cxr.pipeline.bad_input.require_sound`.
         look_for_copies: compare all pictures before patients are divided, and join those who share one.
         batch_size: images in a training batch of one process.
         evaluation_batch_size: images in a batch that is only looked at, so that nothing is kept for a backward pass;
@@ -83,6 +84,7 @@ class CXRDataModule(pl.LightningDataModule):
         image_size: int = 224,
         training_sizes: Sequence[int] | None = None,
         aspect: str = "crop",
+        on_bad: str = "skip",
         max_unreadable: float = 0.01,
         look_for_copies: bool = True,
         batch_size: int = 32,
@@ -111,8 +113,7 @@ class CXRDataModule(pl.LightningDataModule):
         ):
             if value < low:
                 raise ConfigurationError(f"{key}: {value} is below {low}")
-        if not 0 <= max_unreadable <= 1:
-            raise ConfigurationError(f"data.max_unreadable: {max_unreadable} is not from 0 to 1")
+        check_policy(on_bad, max_unreadable)
         self._preparation = Preparation(image_size, aspect)  # type: ignore[arg-type]
         _check_names("data.split", split, assign_splits)
         _check_names("augment", augment, Augmentation, Mixing)
@@ -139,7 +140,8 @@ class CXRDataModule(pl.LightningDataModule):
                 labelled ones.
 
         Raises:
-            DataError: files are missing, unreadable or not those of the checkpoint; a class is too small to divide.
+            DataError: files are missing or not those of the checkpoint; a class is too small to divide.
+            BadInputError: rows or files are bad, more than the policy allows.
         """
         if stage == "predict":
             if self._everything is None:
@@ -151,10 +153,10 @@ class CXRDataModule(pl.LightningDataModule):
             self._current = self._labelled
 
     def _read(self, *, divides: bool) -> Contents:
-        taken = ("data_dir", "cache_dir", "classes", "positive", "views", "download", "max_unreadable", "progress")
+        taken = ("data_dir", "cache_dir", "classes", "positive", "views", "download", "on_bad", "max_unreadable")
         return read_contents(
             self.hparams["sources"],
-            **{name: self.hparams[name] for name in (*taken, "look_for_copies", "split")},
+            **{name: self.hparams[name] for name in (*taken, "look_for_copies", "split", "progress")},
             preparation=self._preparation,
             given_split=self._given_split,
             divides=divides,

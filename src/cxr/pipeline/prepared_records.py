@@ -11,11 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from cxr.errors import DataError
 from cxr.images.cache import PreparedImages
-from cxr.sources.manifest import Manifest
-
-_NAMED = 3  # unreadable files that an error names
+from cxr.sources.manifest import UNREADABLE, Manifest
 
 
 class PreparedRecords(Dataset[dict[str, Tensor]]):
@@ -46,32 +43,20 @@ class PreparedRecords(Dataset[dict[str, Tensor]]):
 
 
 def without_unreadable(
-    manifest: Manifest, images: PreparedImages, max_unreadable: float
+    manifest: Manifest, images: PreparedImages
 ) -> tuple[Manifest, PreparedImages, NDArray[np.bool_]]:
     """Move the records whose image gave no picture to the dropped rows, with the reason 'unreadable'.
 
     Args:
         manifest: N records.
         images: their N prepared images.
-        max_unreadable: share of unreadable records, 0 to 1, above which something is wrong with the collection.
 
     Returns:
         The manifest and the images that are left, and a mask (N,) of what stays.
-
-    Raises:
-        DataError: more unreadable images than allowed.
     """
     stays = images.rows >= 0
-    num_gone = int((~stays).sum())
-    if num_gone == 0:
+    if stays.all():
         return manifest, images, stays
-    if num_gone > max_unreadable * len(stays):
-        named = "; ".join(f"{path}: {reason}" for path, reason in images.unreadable[:_NAMED])
-        more = f"; and {num_gone - _NAMED} more" if num_gone > _NAMED else ""
-        raise DataError(
-            f"data.max_unreadable: {num_gone} of {len(stays)} images are unreadable, more than the share of "
-            f"{max_unreadable:g} ({named}{more}); mend the files, or allow more"
-        )
     reason_of = dict(images.unreadable)
-    left = manifest.drop(~stays, "unreadable", [reason_of.get(path) for path in manifest.records["path"]])
+    left = manifest.drop(~stays, UNREADABLE, [reason_of.get(path) for path in manifest.records["path"]])
     return left, replace(images, rows=images.rows[stays], unreadable=[]), stays

@@ -11,7 +11,8 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from cxr.errors import ConfigurationError, DataError
-from cxr.sources.cells import IMAGE_SUFFIXES
+from cxr.sources.cells import IMAGE_SUFFIXES, VOLUME_SUFFIXES, composed
+from cxr.sources.links import Root
 from cxr.sources.manifest import SPLIT_NAMES, Collection, make_dropped, make_records
 from cxr.sources.patient_patterns import PATIENT_PATTERNS, compile_patient_pattern
 
@@ -33,8 +34,10 @@ def read(
     in the root, which then are the predefined split; images may lie any number of folders below. Images in a root
     without class folders are unlabelled. Dropped, each with its reason: ``hidden`` files and folders, ``link to a
     folder``, ``link cycle``, ``link out of the root``, ``broken link``, ``file name is not UTF-8``, ``folder
-    unreadable``, ``file unreadable``, ``not a file``, ``not an image``, ``not in a class folder``, ``not a class
-    folder``, ``folder not included``. A folder that is not entered counts as one row.
+    unreadable``, ``not a file``, ``volume``, ``not an image`` (by its ending), ``unreadable`` (it has an ending of
+    images, and its first bytes are those of none; why is the detail), ``not in a class folder``, ``not a class
+    folder``, ``folder not included``. A folder that is not entered counts as one row. Two spellings of a class folder
+    that differ in composed and decomposed Unicode only are one class.
 
     Args:
         name: name of the source entry.
@@ -57,6 +60,7 @@ def read(
     classes = _class_folders(entered, has_split)
     _require(name, "folders", folders, classes)
     _require(name, "include", include, classes)
+    folders, include = (None if each is None else [composed(one) for one in each] for each in (folders, include))
 
     rows: list[dict[str, object]] = []
     dropped: list[dict[str, object]] = []
@@ -67,7 +71,7 @@ def read(
         if reason is None:
             reason = _misplaced(split, class_name, has_split, bool(classes), folders, include)
         if reason is None:
-            reason = _not_an_image(entry.path)
+            reason, detail = _not_an_image(entry.path)
         if reason is not None:
             dropped.append({"source": name, "row": number, "image": entry.image, "reason": reason, "detail": detail})
             continue
@@ -104,7 +108,7 @@ class _Entry:
 
 def _walk(root: Path) -> tuple[list[_Entry], list[str]]:
     """All files below the root and the folders that are not entered; and, relative to the root, those that are."""
-    real_root = os.path.realpath(root)
+    inside = Root(root)
     top = os.path.abspath(root)  # noqa: PTH100 - Path.absolute keeps '..'
     entries: list[_Entry] = []
     entered: list[str] = []
@@ -120,7 +124,7 @@ def _walk(root: Path) -> tuple[list[_Entry], list[str]]:
         entered.append(_relative(folder, top))
         below = []
         for child in children:
-            entry = _look_at(child, top, real_root)
+            entry = _look_at(child, top, inside)
             if entry is None:
                 below.append(child.path)
             else:
@@ -138,7 +142,7 @@ def _text(path: str) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
-def _look_at(child: os.DirEntry[str], top: str, real_root: str) -> _Entry | None:
+def _look_at(child: os.DirEntry[str], top: str, inside: Root) -> _Entry | None:
     """What an entry of a folder is; None for a folder to enter."""
     image = _relative(child.path, top)
     # __MACOSX is what the archiver of macOS adds: a shadow of the whole tree.
@@ -153,7 +157,7 @@ def _look_at(child: os.DirEntry[str], top: str, real_root: str) -> _Entry | None
         target = os.path.realpath(child.path)
         if not os.path.exists(target):  # noqa: PTH110
             return _Entry(child.path, image, "broken link", _text(target))
-        if os.path.commonpath([real_root, target]) != real_root:
+        if not inside.holds(child.path):
             return _Entry(child.path, image, "link out of the root", _text(target))
         if is_folder:
             around = os.path.realpath(os.path.dirname(child.path))  # noqa: PTH120
@@ -181,7 +185,7 @@ def _class_folders(entered: Sequence[str], has_split: bool) -> list[str]:
 
 def _place(image: str, has_split: bool) -> tuple[str | None, str | None]:
     """The split and the class folder in which a path lies, None where it lies in none."""
-    above = image.split("/")[:-1]
+    above = composed(image).split("/")[:-1]
     split = SPLIT_NAMES.get(above[0].casefold()) if has_split and above else None
     level = 1 if has_split else 0
     return split, above[level] if len(above) > level else None
@@ -192,7 +196,7 @@ def _require(name: str, key: str, wanted: Sequence[str] | None, classes: Sequenc
         return
     if isinstance(wanted, str) or not wanted or not all(isinstance(folder, str) for folder in wanted):
         raise ConfigurationError(f"source {name!r}: {key}={wanted!r} is not a list of folder names")
-    missing = [folder for folder in wanted if folder not in classes]
+    missing = [folder for folder in wanted if composed(folder) not in classes]
     if missing:
         folded = {folder.casefold(): folder for folder in classes}
         nearest = difflib.get_close_matches(missing[0].casefold(), folded, n=1, cutoff=0.6)
@@ -216,17 +220,20 @@ def _misplaced(
     return "folder not included" if include is not None and class_name not in include else None
 
 
-def _not_an_image(path: str) -> str | None:
+def _not_an_image(path: str) -> tuple[str | None, str | None]:
     """A cheap look at suffix and first bytes; whether an image can be decoded shows when it is."""
+    if path.lower().endswith(VOLUME_SUFFIXES):
+        return "volume", None
     if not path.lower().endswith(IMAGE_SUFFIXES):
-        return "not an image"
+        return "not an image", None
     try:
         with open(path, "rb") as file:  # noqa: PTH123 - a Path for each of a million files costs more than the open
             start = file.read(12)
     except OSError:
-        return "file unreadable"
-    is_image = start.startswith(_MAGIC) or (start[:4] == b"RIFF" and start[8:] == b"WEBP")
-    return None if is_image else "not an image"
+        return "unreadable", "cannot be opened"
+    if start.startswith(_MAGIC) or (start[:4] == b"RIFF" and start[8:] == b"WEBP"):
+        return None, None
+    return "unreadable", "not an image" if start else "empty file"
 
 
 def _empty(

@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from cxr.errors import ConfigurationError, DataError
 from cxr.sources.cells import SEXES, VIEWS, decode
 from cxr.sources.download import absent
+from cxr.sources.links import Root
 from cxr.sources.manifest import Collection, make_dropped, make_records
 from cxr.sources.ontology import Ontology, fold, load_ontology
 
@@ -61,9 +62,10 @@ def read(
 
     Rows are dropped, by the first reason that holds: ``ragged row`` (cells and header do not fit), ``modality`` (not
     an X-ray), ``volume``, ``view``, ``finding``, ``no file name``, ``outside the folder``, ``file missing`` (its detail
-    is the finding), ``conflicting labels`` (one file under several findings: none of its rows is kept), ``repeated
-    file`` (one file listed again with the same finding: its first row is kept). Patients that share a file are one
-    person: the pairs are the collection's ``aliases``, also where the file itself is missing or filtered.
+    is the finding), ``link out of the root``, ``conflicting labels`` (one file under several findings: none of its rows
+    is kept), ``repeated file`` (one file listed again with the same finding: its first row is kept). Patients that
+    share a file are one person: the pairs are the collection's ``aliases``, also where the file itself is missing or
+    filtered.
 
     Args:
         name: name of the source entry.
@@ -80,6 +82,7 @@ def read(
     wanted_views = _wanted_views(views, rows)
     wanted_findings = _wanted_findings(findings, ontology)
 
+    inside = Root(root)
     dropped: list[dict[str, object]] = []
     files: dict[str, list[_Row]] = {}
 
@@ -87,7 +90,7 @@ def read(
         dropped.append({"source": name, "row": row.number, "image": row.image, "reason": reason, "detail": detail})
 
     for row in rows:
-        unfit = _unfit(row, root, wanted_views, wanted_findings, ontology)
+        unfit = _unfit(row, root, inside, wanted_views, wanted_findings, ontology)
         if unfit is not None:
             drop(row, *unfit)
         elif row.image is not None:
@@ -125,7 +128,7 @@ def _record(name: str, root: Path, row: _Row) -> dict[str, object]:
 
 
 def _unfit(
-    row: _Row, root: Path, views: set[str] | None, findings: set[str] | None, ontology: Ontology
+    row: _Row, root: Path, inside: Root, views: set[str] | None, findings: set[str] | None, ontology: Ontology
 ) -> tuple[str, str | None] | None:
     """Why a row taken alone cannot be used, and the detail; None where it can."""
     if row.ragged is not None:
@@ -147,6 +150,9 @@ def _unfit(
     # Not Path.is_file: that raises where a name is longer than the file system takes.
     if not os.path.isfile(root / row.image):  # noqa: PTH113
         return "file missing", row.finding
+    path = str(Path(root, row.image).absolute())
+    if not inside.holds(path):
+        return "link out of the root", os.path.realpath(path)
     return None
 
 

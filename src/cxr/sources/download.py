@@ -6,8 +6,6 @@ import json
 import re
 import shutil
 import time
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -31,7 +29,7 @@ from rich.progress import (
 )
 
 from cxr.errors import ConfigurationError, DataError
-from cxr.sources.archive import RefusedArchiveError, unpack
+from cxr.sources.archive import DamagedArchiveError, RefusedArchiveError, unpack
 
 TIMEOUT = 30.0  # seconds without a byte
 CHUNK = 1 << 16  # bytes
@@ -55,7 +53,7 @@ def ensure_collection(
 
     Args:
         root: folder of the collection.
-        address: where its zip archive is.
+        address: where its archive is, zip or tar.
         download: whether it may be fetched.
         required: the file by which the collection is known, relative to ``root``.
         size_hint: its size in words, said before anything is fetched.
@@ -80,7 +78,7 @@ def fetch(
     progress: bool = True,
     retry_pause: float = 1.0,
 ) -> None:
-    """Fetch a zip archive and unpack it as ``target_dir``; the folder appears when it is whole.
+    """Fetch a zip or tar archive and unpack it as ``target_dir``; the folder appears when it is whole.
 
     A transfer that breaks is taken up where it broke, within a call and by the next one, if the server can (RFC 9110,
     section 14: ranges, If-Range); else it starts again. All members are checked before the first is written. Concurrent
@@ -99,7 +97,7 @@ def fetch(
         DataError: where nothing can be fetched, or what came is damaged or not to be trusted.
     """
     if urlsplit(address).scheme not in ("http", "https"):
-        raise ConfigurationError(f"address: {address!r} is no http or https address of a zip archive")
+        raise ConfigurationError(f"address: {address!r} is no http or https address of an archive")
     console = Console(stderr=True, quiet=not progress, soft_wrap=True, highlight=False, markup=False)
     target_dir = target_dir.absolute()
     work_dir = target_dir.with_name(f".{target_dir.name}.fetching")
@@ -179,7 +177,7 @@ class _UnreachableError(_BrokenError):
 
 
 def _download(address: str, target_dir: Path, work_dir: Path, bar: _Bar, retry_pause: float) -> Path:
-    path, note_path = work_dir / "archive.zip", work_dir / "archive.json"
+    path, note_path = work_dir / "archive", work_dir / "archive.json"
     furthest = start = _size(path)
     failures = 0
     while True:
@@ -309,8 +307,8 @@ def _unpack(archive_path: Path, unpacked_dir: Path, address: str, required: str 
     except RefusedArchiveError as error:
         archive_path.unlink()
         raise DataError(f"{address}: the archive is refused, nothing of it was kept: {error}") from error
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, zlib.error) as error:
+    except DamagedArchiveError as error:
         archive_path.unlink()
         raise DataError(
-            f"{address}: what came is no whole zip archive ({_words(error)}); run again to fetch it anew"
+            f"{address}: what came is no whole zip or tar archive ({_words(error)}); run again to fetch it anew"
         ) from error

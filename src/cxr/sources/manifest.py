@@ -29,6 +29,29 @@ COLUMNS: Final = (
 )
 DROPPED_COLUMNS: Final = ("source", "row", "image", "reason", "detail")
 
+# The reason code of a file that is there and gives no picture; the detail says why.
+UNREADABLE: Final = "unreadable"
+# The reason codes that say that something is wrong with the data. All others are choices (a view that was not asked
+# for), other things that lie among the images, or second copies: there is nothing about them to be mended.
+BAD_REASONS: Final = frozenset(
+    {
+        UNREADABLE,
+        "folder unreadable",
+        "file name is not UTF-8",
+        "link out of the root",
+        "link cycle",
+        "broken link",
+        "not a file",
+        "ragged row",
+        "NUL byte",
+        "no file name",
+        "outside the folder",
+        "file missing",
+        "several files",
+        "conflicting labels",
+    }
+)
+
 # How folders and tables spell the three splits.
 SPLIT_NAMES: Final[Mapping[str, str]] = {
     "train": "train",
@@ -153,10 +176,14 @@ class Manifest:
             {"source": entries[i], "row": rows[i], "image": images[i], "reason": reason, "detail": details[i]}
             for i in np.flatnonzero(gone).tolist()
         )
+        dropped = pd.concat([self.dropped, more], ignore_index=True)
+        # In the order of the sources and their rows, whenever it was that each was found to be of no use.
+        place = dropped["source"].map({name: number for number, name in enumerate(self.sources)})
+        order = np.lexsort((dropped["row"], place))
         return replace(
             self,
             records=self.records[~gone].reset_index(drop=True),
-            dropped=pd.concat([self.dropped, more], ignore_index=True),
+            dropped=dropped.iloc[order].reset_index(drop=True),
         )
 
     def _origin(self) -> tuple[list[str], list[int]]:

@@ -18,7 +18,7 @@ from cxr.sources.cells import VIEWS
 from cxr.sources.download import ensure_collection
 from cxr.sources.fingerprints import sha256_of
 from cxr.sources.labels import assign_labels
-from cxr.sources.manifest import Collection, Manifest, combine
+from cxr.sources.manifest import UNREADABLE, Collection, Manifest, combine
 from cxr.sources.ontology import fold
 
 _READERS: Final[Mapping[str, Callable[..., Collection]]] = {
@@ -192,6 +192,6 @@ def _with_fingerprints(collections: Sequence[Collection], memo_path: Path, progr
     for collection in collections:
         own = [next(digests) for _ in range(len(collection.records))]
         records = collection.records.assign(sha256=pd.Series(own, dtype=object))
-        reasons = ["file unreadable" if digest is None else None for digest in own]
-        hashed.append(replace(collection, records=records).drop(reasons, [None] * len(own)))
+        reasons = [UNREADABLE if digest is None else None for digest in own]
+        hashed.append(replace(collection, records=records).drop(reasons, ["cannot be opened"] * len(own)))
     return hashed

@@ -13,21 +13,24 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pandas as pd
 
-# A cell that begins so is a formula to spreadsheet programs, or becomes one when what is in front is cut off.
-_FORMULA = re.compile(r"[=+\-@\t\r\n]")
-# Texts that begin with apostrophes before such a start get one more: else they could not be told from defused ones.
-_DEFUSABLE = re.compile(f"'*{_FORMULA.pattern}")
-_DEFUSED = re.compile(f"'+{_FORMULA.pattern}")
+# A cell that begins so is a formula to spreadsheet programs, or becomes one when what is in front is cut off; the wide
+# forms of the four signs are taken for them in East Asian settings.
+_STARTS = "=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20"
+# Where a cell may begin: at the start of a text, and, where a program divides cells at other signs than commas (as
+# Excel does in half of Europe, at every semicolon outside of what it takes for quotation marks), within it. Apostrophes
+# there get one more: else they could not be told from those that were put there.
+_CELLS = re.compile(f"(\\A|[;\t\r\n])('*)(?=[{_STARTS}])")
+_DEFUSED = re.compile(f"(\\A|[;\t\r\n])'('*)(?=[{_STARTS}])")
 
 
 def defuse(text: str) -> str:
     """Text that a spreadsheet program does not run: an apostrophe in front of what begins like a formula."""
-    return f"'{text}" if _DEFUSABLE.match(text) else text
+    return _CELLS.sub(r"\1'\2", text)
 
 
 def restore(text: str) -> str:
     """What `defuse` was given; text that was never defused stays as it is, unless it looks as if it had been."""
-    return text[1:] if _DEFUSED.match(text) else text
+    return _DEFUSED.sub(r"\1\2", text)
 
 
 def to_csv(table: pd.DataFrame) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import difflib
 import io
@@ -14,13 +15,17 @@ from pathlib import Path
 from typing import Final
 
 from cxr.errors import ConfigurationError, DataError
-from cxr.sources.cells import IMAGE_SUFFIXES, SEXES, VIEWS, decode
+from cxr.sources.cells import IMAGE_SUFFIXES, SEXES, VIEWS, VOLUME_SUFFIXES, composed, decode, spellings
+from cxr.sources.links import Root
 from cxr.sources.manifest import SPLIT_NAMES, Collection, make_dropped, make_records
 from cxr.sources.ontology import fold
 from cxr.sources.patient_patterns import compile_patient_pattern
 
 SEPARATORS: Final = (",", ";", "\t")
 PARQUET_SUFFIXES: Final = (".parquet", ".pq")
+# No table of radiographs comes near; a file that was never one, or was made to fill the memory, does.
+MAX_BYTES: Final = 512 << 20
+MAX_ROWS: Final = 10_000_000
 # The names that columns have where nothing else is asked for. These may be absent; a column that was asked for may not.
 DEFAULT_COLUMNS: Final = {
     "image": "image",
@@ -52,13 +57,14 @@ def read(
 ) -> Collection:
     """Reads a table with a header and a row for each image.
 
-    CSV may be UTF-8, UTF-16 or Windows-1252, with or without a byte-order mark, separated by commas, semicolons or
-    tabs. Every cell is text: the patient '007' is not '7'. An image may be named without its ending, as collections do
-    that list an identifier only: the file is the one that has an ending of images. Dropped, each with its reason:
-    ``ragged row``, ``NUL byte``, ``no file name``, ``outside the folder``, ``file missing``, ``several files`` (of a
-    name without its ending), ``conflicting labels`` (one file under several labels: none of its rows is kept),
-    ``repeated file`` (a file listed again with the same label: its first row is kept). Patients that list the same file
-    are the collection's ``aliases``. Empty lines are no rows.
+    CSV may be UTF-8, UTF-16, UTF-32 or Windows-1252, with or without a byte-order mark, separated by commas, semicolons
+    or tabs. Every cell is text: the patient '007' is not '7'. Composed and decomposed Unicode are one spelling, of
+    columns, labels, patients and files. An image may be named without its ending, as collections do that list an
+    identifier only: the file is the one that has an ending of images. Dropped, each with its reason: ``ragged row``,
+    ``NUL byte``, ``no file name``, ``outside the folder``, ``link out of the root``, ``file missing``, ``volume``,
+    ``several files`` (of a name without its ending), ``conflicting labels`` (one file under several labels: none of its
+    rows is kept), ``repeated file`` (a file listed again with the same label: its first row is kept). Patients that
+    list the same file are the collection's ``aliases``. Empty lines are no rows.
 
     Args:
         name: name of the source entry.
@@ -76,7 +82,8 @@ def read(
     Raises:
         ConfigurationError: a column that was asked for has no text for a name, or the column of images is None, or
             ``patient_pattern`` is no regular expression with a group.
-        DataError: the table cannot be read, or a column that was asked for is not there.
+        DataError: the table cannot be read, is larger than ``MAX_BYTES`` or ``MAX_ROWS``, has a quotation mark that is
+            never closed, or lacks a column that was asked for.
     """
     wanted = {
         "image": image,
@@ -99,9 +106,14 @@ def read(
     if not folder.is_dir():
         raise DataError(f"source {name!r}: images: there is no folder {folder}")
     is_parquet = path.suffix.lower() in PARQUET_SUFFIXES
-    columns, lines = _read_parquet(path) if is_parquet else _read_csv(path, image)
+    columns, lines = _read_parquet(path) if is_parquet else _read_csv(path, composed(image))
+    columns = [composed(column.strip()) for column in columns]
+    wanted = {key: column if column is None else composed(column) for key, column in wanted.items()}
     places, notes = _places(name, path, wanted, columns)
-    rows = [_row(number, cells, len(columns), places, folder) for number, cells in enumerate(lines, start=1)]
+    root_of_images = Root(folder)
+    rows = [
+        _row(number, cells, len(columns), places, folder, root_of_images) for number, cells in enumerate(lines, start=1)
+    ]
     if pattern is not None:
         rows, num_unlike = _with_patients(rows, pattern)
         if num_unlike:
@@ -135,31 +147,46 @@ class _Row:
 
 def _read_csv(path: Path, image: str) -> tuple[list[str], list[list[str]]]:
     try:
+        num_bytes = path.stat().st_size
+        if num_bytes > MAX_BYTES:
+            raise DataError(f"{path}: {num_bytes} bytes are no table of radiographs; the limit is {MAX_BYTES}")
         text = _decode(path.read_bytes())
         first = next((line for line in text.splitlines() if line.strip()), "")
         headers = {separator: next(csv.reader([first], delimiter=separator), []) for separator in SEPARATORS}
         # The separator under which the column of images appears; failing that, the one that makes most columns.
-        separator = max(SEPARATORS, key=lambda s: (image in map(str.strip, headers[s]), len(headers[s])))
-        lines = [
-            cells
-            for cells in csv.reader(io.StringIO(text, newline=""), delimiter=separator)
-            if any(cell.strip() for cell in cells)
-        ]
+        separator = max(SEPARATORS, key=lambda s: (image in map(composed, map(str.strip, headers[s])), len(headers[s])))
+        lines = _lines(text, separator, path)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
     except (csv.Error, UnicodeError) as error:
         raise DataError(f"{path}: is no table of separated values ({error})") from error
     if not lines:
         raise DataError(f"{path}: the table is empty; its first line must name the columns")
-    return [cell.strip() for cell in lines[0]], lines[1:]
+    return lines[0], lines[1:]
+
+
+def _lines(text: str, separator: str, path: Path) -> list[list[str]]:
+    """The cells of all rows that are not empty."""
+    # A quotation mark that is never closed makes one cell of all that follows, and its rows would be lost uncounted:
+    # then a last line of our own does not come out as one.
+    end = "\x1fend of the table\x1f"
+    reader = csv.reader(io.StringIO(f"{text}\n{end}", newline=""), delimiter=separator)
+    lines, begins, last = [], 0, 0
+    for cells in reader:
+        begins, last = last + 1, reader.line_num
+        lines.append(cells)
+    if lines.pop() != [end]:
+        raise DataError(f"{path}: a quotation mark of the row in line {begins} is never closed; close or double it")
+    return [cells for cells in lines if any(cell.strip() for cell in cells)]
 
 
 def _decode(content: bytes) -> str:
     """As ``decode``, and UTF-16 without its mark, which shows by every other byte of a Latin text being zero."""
     start = content[:4096]
+    marked = start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE))
     for offset, encoding in ((1, "utf-16-le"), (0, "utf-16-be")):
         zeros = start[offset::2].count(0)
-        if zeros > 0.5 * len(start[offset::2]) and not start.startswith((b"\xff\xfe", b"\xfe\xff")):
+        if zeros > 0.5 * len(start[offset::2]) and not marked:
             return content.decode(encoding)
     return decode(content)
 
@@ -170,11 +197,15 @@ def _read_parquet(path: Path) -> tuple[list[str], list[list[str]]]:
     except ImportError as error:
         raise DataError(f"{path}: reading parquet needs pyarrow: uv sync --extra parquet, or use CSV") from error
     try:
+        # The rows that the file claims, before they are unpacked: a thousand million equal ones take some kilobytes.
+        num_rows = parquet.read_metadata(path).num_rows
+        if num_rows > MAX_ROWS:
+            raise DataError(f"{path}: {num_rows} rows are no table of radiographs; the limit is {MAX_ROWS}")
         table = parquet.read_table(path)
     except (OSError, ArrowException) as error:
         raise DataError(f"{path}: is no parquet file ({' '.join(str(error).split())[:120]})") from error
     columns = [[_cell(value) for value in column.to_pylist()] for column in table.columns]
-    return [str(column).strip() for column in table.column_names], [list(row) for row in zip(*columns, strict=True)]
+    return [str(column) for column in table.column_names], [list(row) for row in zip(*columns, strict=True)]
 
 
 def _cell(value: object) -> str:
@@ -208,26 +239,42 @@ def _places(
     return places, notes
 
 
-def _row(number: int, line: Sequence[str], num_columns: int, places: Mapping[str, int], folder: Path) -> _Row:
+def _row(
+    number: int, line: Sequence[str], num_columns: int, places: Mapping[str, int], folder: Path, root: Root
+) -> _Row:
     if len(line) < num_columns or any(cell.strip() for cell in line[num_columns:]):
         cells = dict.fromkeys(DEFAULT_COLUMNS, "")
         return _Row(number, cells, None, "ragged row", f"{len(line)} cells under {num_columns} columns")
-    cells = {key: line[places[key]].strip() if key in places else "" for key in DEFAULT_COLUMNS}
-    if any("\0" in cell for cell in cells.values()):
+    cells = {key: composed(line[places[key]].strip()) if key in places else "" for key in DEFAULT_COLUMNS}
+    written = line[places["image"]]
+    if any("\0" in cell for cell in (*cells.values(), written)):
         shown = {key: cell.replace("\0", "\\0") for key, cell in cells.items()}
         return _Row(number, dict.fromkeys(cells, ""), shown["image"], "NUL byte", None)
     if not cells["image"]:
         return _Row(number, cells, None, "no file name", None)
-    image = _relative(cells["image"], folder)
-    if image is None:
-        return _Row(number, cells, cells["image"], "outside the folder", str(folder))
-    # Not Path.is_file: that raises where a name is longer than the file system takes.
-    if os.path.isfile(folder / image):  # noqa: PTH113
-        return _Row(number, cells, image, None, None)
-    candidates = _with_ending(image, folder)
-    if len(candidates) > 1:
-        return _Row(number, cells, image, "several files", ", ".join(candidates))
-    return _Row(number, cells, *((candidates[0], None, None) if candidates else (image, "file missing", None)))
+    found: dict[str, None] = {}
+    for spelling in spellings(written):
+        image = _relative(spelling, folder)
+        if image is None:
+            return _Row(number, cells, cells["image"], "outside the folder", str(folder))
+        # Not Path.is_file: that raises where a name is longer than the file system takes.
+        if os.path.isfile(folder / image):  # noqa: PTH113
+            return _Row(number, cells, image, *_unfit(image, folder, root))
+        found |= dict.fromkeys(_with_ending(image, folder))
+    if len(found) > 1:
+        return _Row(number, cells, cells["image"], "several files", ", ".join(found))
+    if not found:
+        return _Row(number, cells, _relative(cells["image"], folder), "file missing", None)
+    image = next(iter(found))
+    return _Row(number, cells, image, *_unfit(image, folder, root))
+
+
+def _unfit(image: str, folder: Path, root: Root) -> tuple[str | None, str | None]:
+    """Why a file that is there is not used, and the detail."""
+    path = os.path.join(folder, image)  # noqa: PTH118 - a Path for each of a million files costs more than the look
+    if not root.holds(path):
+        return "link out of the root", os.path.realpath(path)
+    return ("volume", None) if image.lower().endswith(VOLUME_SUFFIXES) else (None, None)
 
 
 def _with_ending(image: str, folder: Path) -> list[str]:

@@ -16,6 +16,7 @@ import safetensors.torch
 import torch
 from pytorch_lightning.loggers import Logger, WandbLogger
 
+from cxr.sources.spreadsheet import to_csv
 from cxr.training.tracked_run import TrackedRun
 
 LOG_MODELS = ("best", "all", "none")
@@ -51,7 +52,7 @@ def log_split(logger: Logger | None, records: pd.DataFrame, folder: Path) -> Non
         metadata={str(name): int(count) for name, count in counts.items()},
     )
     with artifact.new_file("split.csv", encoding="utf-8") as file:
-        file.write(table.to_csv(index=False, lineterminator="\n"))
+        file.write(to_csv(table))
     logger.experiment.log_artifact(artifact, aliases=["latest"])
 
 

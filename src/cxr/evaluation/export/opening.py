@@ -63,6 +63,7 @@ class ExportedNetwork(OpenedRun):
         """As prepared for the training, from where the program looks for data by default."""
         settings: dict[str, Any] = {
             "classes": None,
+            "on_bad": "skip",
             "max_unreadable": 0.01,
             "image_size": self.description.preparation.size,
             "aspect": self.description.preparation.aspect,

@@ -23,8 +23,8 @@ DATA_STATE = CXRDataModule.__qualname__
 REQUIRED_KEYS = ("state_dict", "epoch", CXRModule.CHECKPOINT_HYPER_PARAMS_KEY, DATA_STATE)
 
 # What another collection takes over from the training; its classes only where it names none.
-COLLECTION_READING = ("classes", "max_unreadable", "image_size", "aspect", "evaluation_batch_size", "num_workers",
-                      "data_dir", "cache_dir", "progress")  # fmt: skip
+COLLECTION_READING = ("classes", "on_bad", "max_unreadable", "image_size", "aspect", "evaluation_batch_size",
+                      "num_workers", "data_dir", "cache_dir", "progress")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -89,8 +89,8 @@ class OpenedRun:
             overrides: see `datamodule`.
 
         Returns:
-            ``classes``, ``max_unreadable``, ``image_size``, ``aspect``, ``evaluation_batch_size``, ``num_workers``,
-            ``data_dir``, ``cache_dir`` and ``progress`` of `CXRDataModule`.
+            ``classes``, ``on_bad``, ``max_unreadable``, ``image_size``, ``aspect``, ``evaluation_batch_size``,
+            ``num_workers``, ``data_dir``, ``cache_dir`` and ``progress`` of `CXRDataModule`.
 
         Raises:
             CheckpointError: see `datamodule`.

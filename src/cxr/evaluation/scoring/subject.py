@@ -21,7 +21,7 @@ from cxr.pipeline.datamodule import CXRDataModule
 from cxr.pipeline.splits import SPLITS
 
 # Settings of another collection; all others are as in training, and lie in the checkpoint.
-COLLECTION_SETTINGS = ("sources", "classes", "positive", "views", "download", "max_unreadable")
+COLLECTION_SETTINGS = ("sources", "classes", "positive", "views", "download", "on_bad", "max_unreadable")
 FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -41,6 +41,7 @@ class Subject:
         warnings: what puts the numbers in doubt, a sentence each.
         notes: what else must be known, a sentence each.
         run_records: the records of all splits of the training; None for another collection.
+        dropped: every row of another collection that is not scored, and why; None for a split.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Subject:
     warnings: list[str]
     notes: list[str]
     run_records: pd.DataFrame | None = None
+    dropped: pd.DataFrame | None = None
 
     def images(self, rows: NDArray[np.int64]) -> Tensor:
         """The prepared images uint8 (n, 1, H, W) of n rows (counted from 0) of `records`."""
@@ -161,6 +163,7 @@ def other_collection(opened: OpenedRun, settings: Mapping[str, Any], name: str |
         majority_of=majority_of,
         warnings=_seen_in_training(opened, records),
         notes=[*_accounts(data), *data.notes, *_absent(counts)],
+        dropped=data.dropped,
     )
 
 
