@@ -20,7 +20,7 @@ OPTIONS = sorted(
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS, ids=[f"{group}={option}" for group, option in OPTIONS])
 def test_every_option_composes(group: str, option: str, compose: Compose) -> None:
-    needs_root = ["data.root=somewhere"] if option in ("class_folders", "table") else []
+    needs_root = ["data.root=somewhere"] if option in ("class_folders", "dicom", "table") else []
     plain = check(compose(f"{group}={option}", *needs_root), TrainConfig)
     if (
         group in plain

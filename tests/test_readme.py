@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
-DOCS = [(ROOT / "docs" / name).read_text() for name in ("protocols.md", "sweeps.md")]
+DOCS = [(ROOT / "docs" / name).read_text() for name in ("dicom.md", "protocols.md", "sweeps.md")]
 SHOWN = re.sub(r"\\\n *", "", "".join([README, *DOCS]))  # a line that goes on is one
 COMMANDS = sorted(
     set(re.findall(r"uv run ((?:(?:train|evaluate)\.py|python -m cxr\.(?:audit|protocols)) [^\n`#]*)", SHOWN))

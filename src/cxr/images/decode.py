@@ -42,8 +42,10 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from cxr.errors import DataError
+from cxr.images.dicom import decode_dicom
+from cxr.sources.dicom_file import RefusedDicomError, looks_like_dicom
 
-DECODER_VERSION = 1
+DECODER_VERSION = 2
 """Raised by one whenever a file may come out with other pixels; prepared caches of other versions are not used."""
 
 MAX_PIXELS = 64 * 1024 * 1024
@@ -63,6 +65,7 @@ Reason = Literal[
     "damaged",
     "16-bit colour below full range",
     "no finite values",
+    "no codec",
 ]
 REASONS: tuple[Reason, ...] = get_args(Reason)
 
@@ -90,13 +93,14 @@ def read_grey(path: str | Path) -> NDArray[np.uint8]:
     """Read one image file as grey pixels, upright.
 
     Args:
-        path: JPEG, PNG, TIFF or BMP, recognised by its content; the name and its suffix do not matter.
+        path: JPEG, PNG, TIFF, BMP or DICOM (see `cxr.images.dicom`), recognised by its content; the name and its suffix do not matter.
 
     Returns:
         uint8 (height, width), 0 black to 255 white, C-contiguous.
 
     Raises:
         UnreadableImageError: with a reason out of ``REASONS``.
+        ConfigurationError: a DICOM file, without the extra that reads it.
     """
     return decode_grey(read_bytes(path), path)
 
@@ -118,6 +122,8 @@ def read_bytes(path: str | Path) -> bytes:
 
 def decode_grey(content: bytes, path: str | Path) -> NDArray[np.uint8]:
     """Decode the content of one image file; ``path`` is only named in errors. Otherwise as :func:`read_grey`."""
+    if looks_like_dicom(content[:132]):
+        return _decode_dicom(content, path)
     opener = _opener(content, path)
     with _pillow_silent():
         try:
@@ -147,6 +153,14 @@ def decode_grey(content: bytes, path: str | Path) -> NDArray[np.uint8]:
             return np.ascontiguousarray(_upright(grey, _orientation(image)))
 
 
+def _decode_dicom(content: bytes, path: str | Path) -> NDArray[np.uint8]:
+    with _pillow_silent():
+        try:
+            return decode_dicom(content, max_pixels=MAX_PIXELS)
+        except RefusedDicomError as error:
+            raise UnreadableImageError(path, error.reason, error.detail) from None
+
+
 def _opener(content: bytes, path: str | Path) -> Callable[[io.BytesIO], ImageFile]:
     # Pillow's readers are called directly: Image.open would first try every plug-in, and applies a limit
     # (MAX_IMAGE_PIXELS) that is global state.
@@ -164,7 +178,6 @@ def _opener(content: bytes, path: str | Path) -> Callable[[io.BytesIO], ImageFil
         "GIF": content.startswith((b"GIF87a", b"GIF89a")),
         "WebP": content.startswith(b"RIFF") and content[8:12] == b"WEBP",
         "JPEG 2000": content.startswith((b"\x00\x00\x00\x0cjP  ", b"\xff\x4f\xff\x51")),
-        "DICOM": content[128:132] == b"DICM",
         "NIfTI": content.startswith(b"\x5c\x01\x00\x00") and content[344:347] in (b"n+1", b"ni1"),
     }
     for name, found in others.items():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import codecs
+import re
+from typing import Final
 
 # As written (folded) -> the name that the manifest uses.
 VIEWS = {
@@ -19,6 +21,7 @@ VIEWS = {
     "ct": "CT",
 }
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".tif", ".tiff", ".bmp", ".gif", ".webp")
+_YEARS_PER: Final = {"": 1.0, "y": 1.0, "m": 1 / 12, "w": 7 / 365.25, "d": 1 / 365.25}
 SEXES = {"m": "M", "male": "M", "f": "F", "female": "F"}
 
 
@@ -31,3 +34,10 @@ def decode(content: bytes) -> str:
     except UnicodeDecodeError:
         # Five bytes have no meaning in Windows-1252; they must not make a table of 900 rows unreadable.
         return content.decode("cp1252", errors="replace")
+
+
+def parse_age(text: str) -> float | None:
+    """Years: '45', '45.0', '50+', and the age strings of DICOM ('045Y', '018M', '012W', '003D')."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([ymwd]?)\+?", text.casefold())
+    years = float(match[1]) * _YEARS_PER[match[2]] if match else None
+    return years if years is not None and years <= 120 else None

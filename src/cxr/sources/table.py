@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from cxr.errors import ConfigurationError, DataError
-from cxr.sources.cells import IMAGE_SUFFIXES, SEXES, VIEWS, decode
+from cxr.sources.cells import IMAGE_SUFFIXES, SEXES, VIEWS, decode, parse_age
 from cxr.sources.manifest import SPLIT_NAMES, Collection, make_dropped, make_records
 from cxr.sources.ontology import fold
 from cxr.sources.patient_patterns import compile_patient_pattern
@@ -32,7 +32,6 @@ DEFAULT_COLUMNS: Final = {
     "split": "split",
     "table_source": "source",
 }
-_YEARS_PER: Final = {"": 1.0, "y": 1.0, "m": 1 / 12, "w": 7 / 365.25, "d": 1 / 365.25}
 
 
 def read(
@@ -98,8 +97,7 @@ def read(
     folder = path.absolute().parent if images is None else path.absolute().parent / images
     if not folder.is_dir():
         raise DataError(f"source {name!r}: images: there is no folder {folder}")
-    is_parquet = path.suffix.lower() in PARQUET_SUFFIXES
-    columns, lines = _read_parquet(path) if is_parquet else _read_csv(path, image)
+    columns, lines = read_lines(path, image)
     places, notes = _places(name, path, wanted, columns)
     rows = [_row(number, cells, len(columns), places, folder) for number, cells in enumerate(lines, start=1)]
     if pattern is not None:
@@ -131,6 +129,19 @@ class _Row:
     @property
     def split(self) -> str | None:
         return SPLIT_NAMES.get(self.cells["split"].casefold())
+
+
+def read_lines(path: Path, image: str) -> tuple[list[str], list[list[str]]]:
+    """The names of the columns of a table, and its rows of cells as text.
+
+    Args:
+        path: .parquet or .pq, or CSV whatever it is called.
+        image: the column of images, by which the separator of a CSV is known.
+
+    Raises:
+        DataError: it cannot be read, or is empty.
+    """
+    return _read_parquet(path) if path.suffix.lower() in PARQUET_SUFFIXES else _read_csv(path, image)
 
 
 def _read_csv(path: Path, image: str) -> tuple[list[str], list[list[str]]]:
@@ -232,9 +243,10 @@ def _row(number: int, line: Sequence[str], num_columns: int, places: Mapping[str
 
 def _with_ending(image: str, folder: Path) -> list[str]:
     """The files that a name without an ending may mean."""
-    if image.lower().endswith(IMAGE_SUFFIXES):
+    suffixes = (*IMAGE_SUFFIXES, ".dcm")
+    if image.lower().endswith(suffixes):
         return []
-    endings = (ending for suffix in IMAGE_SUFFIXES for ending in (suffix, suffix.upper()))
+    endings = (ending for suffix in suffixes for ending in (suffix, suffix.upper()))
     return [f"{image}{ending}" for ending in endings if os.path.isfile(folder / f"{image}{ending}")]  # noqa: PTH113
 
 
@@ -304,13 +316,6 @@ def _record(name: str, folder: Path, row: _Row) -> dict[str, object]:
         "patient": cells["patient"] or None,
         "view": VIEWS.get(fold(view), view) or None,
         "sex": SEXES.get(cells["sex"].casefold()),
-        "age": _age(cells["age"]),
+        "age": parse_age(cells["age"]),
         "predefined_split": row.split,
     }
-
-
-def _age(text: str) -> float | None:
-    """Years: '45', '45.0', '50+', and the age strings of DICOM ('045Y', '018M', '012W', '003D')."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([ymwd]?)\+?", text.casefold())
-    years = float(match[1]) * _YEARS_PER[match[2]] if match else None
-    return years if years is not None and years <= 120 else None
