@@ -55,9 +55,10 @@ def dataset(pixels: NDArray[Any], syntax: UID = ExplicitVRLittleEndian, **elemen
         given["PlanarConfiguration"] = 0
     given |= elements
     given.setdefault("HighBit", given["BitsStored"] - 1)
-    with_values = {keyword: value for keyword, value in given.items() if value is not None}
-    for keyword, value in with_values.items():
-        setattr(found, keyword, value)
+    with pydicom.config.disable_value_validation():  # the header of a file need not be right
+        for keyword, value in given.items():
+            if value is not None:
+                setattr(found, keyword, value)
     if "PixelData" in found:
         found["PixelData"].VR = "OB" if bits == 8 and syntax.is_explicit_VR else "OW"
     return found
@@ -66,15 +67,14 @@ def dataset(pixels: NDArray[Any], syntax: UID = ExplicitVRLittleEndian, **elemen
 def content(found: Dataset) -> bytes:
     """The bytes of a file."""
     file = io.BytesIO()
-    with pydicom.config.disable_value_validation():  # the header of a file need not be right
+    with pydicom.config.disable_value_validation():
         found.save_as(file, enforce_file_format=True)
     return file.getvalue()
 
 
 def dicom(pixels: NDArray[Any], syntax: UID = ExplicitVRLittleEndian, **elements: Any) -> bytes:
     """The bytes of a DICOM file, see `dataset`."""
-    with pydicom.config.disable_value_validation():
-        return content(dataset(pixels, syntax, **elements))
+    return content(dataset(pixels, syntax, **elements))
 
 
 def compressed(pixels: NDArray[Any], syntax: UID, plugin: str = "", **elements: Any) -> bytes:

@@ -182,7 +182,7 @@ def test_modality_and_voi_tables_follow_each_other(stored: NDArray[np.uint16]) -
 
 
 def test_padding_is_black_and_no_part_of_the_range() -> None:
-    pixels = np.array([[-2000, -1999, 0, 50, 100]], np.int16)
+    pixels = np.array([[-2000, -1999, -100, 0, 100]], np.int16)
     assert shown(dicom(pixels, PixelPaddingValue=-2000, PixelPaddingRangeLimit=-1990)).tolist() == [[0, 0, 0, 128, 255]]
     inverted = dicom(
         pixels, PixelPaddingValue=-2000, PixelPaddingRangeLimit=-1990, PhotometricInterpretation="MONOCHROME1"
@@ -224,7 +224,7 @@ SMALL = np.zeros((16, 16), np.uint8)
 NOISE = np.random.default_rng(2).integers(0, 256, (64, 64)).astype(np.uint8)
 REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
     "several frames": (lambda: frames(3), "several frames"),
-    "no frame": (lambda: dicom(SMALL, NumberOfFrames=0), "several frames"),
+    "no frame": (lambda: dicom(SMALL, NumberOfFrames=0), "damaged"),
     "a report without a picture": (
         lambda: dicom(SMALL, Rows=None, Columns=None, PixelData=None), "not an image"
     ),
@@ -366,22 +366,23 @@ def test_flipped_bytes_raise_nothing_but_reasons() -> None:
 
 
 def test_no_word_of_a_header_is_said(caplog: pytest.LogCaptureFixture) -> None:
-    named = {
-        "PatientName": "Canary^Bird",
-        "PatientID": "Canary",
-        "PatientBirthDate": "Canary",
-        "WindowCenter": "Canary",
-        "WindowWidth": "Canary",
-        "PhotometricInterpretation": "Canary",
-        "RescaleSlope": "Canary",
-        "RescaleIntercept": "Canary",
-    }
+    texts = {"PatientName": "Canary^Bird", "PatientID": "Canary", "PatientBirthDate": "Canary"}
+    # pydicom writes no words for numbers: they are put in their place.
+    numbers = {"WindowCenter": "111111", "WindowWidth": "222222", "RescaleSlope": "333333", "RescaleIntercept": "444444"}
+
+    def named(photometric: str) -> bytes:
+        file = dicom(SMALL, PhotometricInterpretation=photometric, **texts, **numbers)
+        for number in numbers.values():
+            assert file.count(number.encode()) == 1
+            file = file.replace(number.encode(), b"Canary")
+        return file
+
     caplog.set_level(logging.DEBUG)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         with pytest.raises(UnreadableImageError) as refused:
-            decode_grey(dicom(SMALL, **named), "it")
-        decode_grey(dicom(SMALL, **{**named, "PhotometricInterpretation": "MONOCHROME2"}), "it")
+            decode_grey(named("CANARY"), "it")
+        decode_grey(named("MONOCHROME2"), "it")
     said = [str(refused.value), repr(refused.value.__cause__), caplog.text, *(str(each.message) for each in caught)]
     assert not [text for text in said if "canary" in text.lower()]
 

@@ -69,7 +69,7 @@ def test_a_file_is_known_by_its_content_at_any_depth_and_every_other_is_accounte
     assert found.pop("cut.dcm") in ("truncated", "no picture")
     assert found.pop("bomb.dcm") in ("damaged", "no picture")
     assert found == {
-        "naked": "not DICOM",
+        "naked": "no DICOM preamble",
         "data_set": "no DICOM preamble",
         "text.dcm": "not DICOM",
         "empty.dcm": "not DICOM",

@@ -71,7 +71,6 @@ class _Shape:
     samples: int
     bits_allocated: int
     bits_stored: int
-    signed: bool
     photometric: str
 
 
@@ -105,21 +104,18 @@ def decode_dicom(content: bytes, *, max_pixels: int) -> NDArray[np.uint8]:
 
 def _shape(file: DicomFile, max_pixels: int) -> _Shape:
     """What the header says of the pixels, if it is a picture that is read at all."""
+    if file.pixels is None and file.whole("Rows") is not None:
+        raise RefusedDicomError("truncated", "it ends before its pixels")
     if file.pixels is None:
-        cut_off = file.whole("Rows") is not None
-        raise (
-            RefusedDicomError("truncated", "it ends before its pixels")
-            if cut_off
-            else RefusedDicomError("not an image", "a DICOM file without a picture")
-        )
+        raise RefusedDicomError("not an image", "a DICOM file without a picture")
     if file.pixels != "PixelData":
         raise RefusedDicomError("unsupported format", "its pixels are floating-point numbers")
     frames = file.whole("NumberOfFrames")
-    if frames is not None and frames != 1:
+    if frames is not None and frames > 1:
         raise RefusedDicomError("several frames", f"{frames} frames")
-    needed = ("Columns", "Rows", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation")
-    columns, rows, allocated, stored, high_bit, representation = (file.whole(keyword) for keyword in needed)
-    if columns is None or rows is None or allocated is None or stored is None or columns < 1 or rows < 1:
+    needed = ("Columns", "Rows", "BitsAllocated", "BitsStored", "HighBit")
+    columns, rows, allocated, stored, high_bit = (file.whole(keyword) for keyword in needed)
+    if columns is None or rows is None or allocated is None or stored is None or columns < 1 or rows < 1 or frames not in (None, 1):
         raise RefusedDicomError("damaged", "its header does not say how its pixels lie")
     if rows * columns > max_pixels:
         raise RefusedDicomError("too large", f"{columns} x {rows}, the limit is {max_pixels} pixels")
@@ -134,7 +130,7 @@ def _shape(file: DicomFile, max_pixels: int) -> _Shape:
         raise RefusedDicomError(
             "unsupported format", f"{samples} samples of {stored} bits in {allocated}, photometric {known}"
         )
-    return _Shape(columns, rows, samples, allocated, stored, representation == 1, photometric)
+    return _Shape(columns, rows, samples, allocated, stored, photometric)
 
 
 def _stored_values(file: DicomFile, shape: _Shape) -> NDArray[Any]:
@@ -289,21 +285,22 @@ def _looked_up(values: NDArray[np.float64], item: Dataset, file: DicomFile) -> N
     try:
         number, first, bits = (int(number) for number in item.LUTDescriptor)
         data = item.LUTData
+        if not isinstance(data, bytes):
+            data = np.atleast_1d(np.asarray(data, np.int64)).astype(_words(file)).tobytes()
     except Exception:
-        raise RefusedDicomError("damaged", "a lookup table has no head") from None
+        raise RefusedDicomError("damaged", "a lookup table cannot be read") from None
     number = number or 65536
     if first > 32767 and values.min() < 0:
         first -= 65536  # as the pixels are signed, so is this; where the file leaves types out pydicom cannot know
-    if not isinstance(data, bytes):
-        words = np.atleast_1d(np.asarray(data, np.int64)).astype("<u2")
-        data, order = words.tobytes(), "<"
-    else:
-        order = "<" if file.transfer_syntax.is_little_endian else ">"
     if len(data) >= 2 * number:
-        entries = np.frombuffer(data, f"{order}u2", number)
+        entries = np.frombuffer(data, _words(file), number)
     elif bits == 8 and len(data) >= number:
         entries = np.frombuffer(data, np.uint8, number)  # two in a word
     else:
         raise RefusedDicomError("damaged", "a lookup table is shorter than it says")
     places = np.clip(np.rint(values) - first, 0, number - 1).astype(np.int64)
     return entries[places].astype(np.float64)
+
+
+def _words(file: DicomFile) -> np.dtype[np.uint16]:
+    return np.dtype("<u2" if file.transfer_syntax.is_little_endian else ">u2")

@@ -22,15 +22,16 @@ if TYPE_CHECKING:
     from pydicom.dataset import Dataset
     from pydicom.uid import UID
 
-MAX_INFLATED = 256 * 1024 * 1024
-"""The most bytes that a deflated file may unfold to: a picture of 64 million pixels of 32 bits, with its header."""
+MAX_INFLATED = 160 * 1024 * 1024
+"""The most bytes that a deflated file may unfold to: a picture of 64 million pixels of 16 bits, and its header."""
 
 _PREFIX: Final = b"DICM"  # PS3.10, 7.1: after a preamble of 128 bytes
 _TRANSFER_SYNTAX: Final = 0x00020010
+_CHUNK: Final = 2**20  # bytes that are inflated at a time
 _UNDEFINED: Final = 0xFFFFFFFF
 _PIXELS: Final = {0x7FE00010: "PixelData", 0x7FE00008: "FloatPixelData", 0x7FE00009: "DoubleFloatPixelData"}
-# How a data set without preamble begins: the length of group 8, or its first elements in use.
-_NAKED: Final = (b"\x08\x00\x00\x00", b"\x08\x00\x01\x00", b"\x08\x00\x05\x00", b"\x08\x00\x08\x00", b"\x08\x00\x16\x00")
+# How a file without preamble begins: with group 2, or with the first elements in use of group 8.
+_NAKED: Final = (b"\x02\x00\x00\x00", b"\x08\x00\x00\x00", b"\x08\x00\x01\x00", b"\x08\x00\x05\x00", b"\x08\x00\x08\x00", b"\x08\x00\x16\x00")
 
 
 DicomReason = Literal[
@@ -196,15 +197,20 @@ def read_header(file: BinaryIO, keywords: Sequence[str]) -> DicomFile:
 
 def _inflated(file: BinaryIO) -> BinaryIO:
     unpacker = zlib.decompressobj(-zlib.MAX_WBITS)  # PS3.5, A.5: without the header of zlib
-    try:
-        content = unpacker.decompress(file.read(), MAX_INFLATED)
-    except zlib.error:
-        raise RefusedDicomError("damaged", "it cannot be inflated") from None
-    if unpacker.unconsumed_tail:
-        raise RefusedDicomError("too large", f"it inflates to more than {MAX_INFLATED} bytes")
-    if not unpacker.eof:
-        raise RefusedDicomError("truncated", "its deflated part has no end")
-    return io.BytesIO(content)
+    content = io.BytesIO()
+    while not unpacker.eof:
+        packed = unpacker.unconsumed_tail or file.read(_CHUNK)
+        try:
+            unpacked = unpacker.decompress(packed, _CHUNK)
+        except zlib.error:
+            raise RefusedDicomError("damaged", "it cannot be inflated") from None
+        if not packed and not unpacked:
+            raise RefusedDicomError("truncated", "its deflated part has no end")
+        content.write(unpacked)
+        if content.tell() > MAX_INFLATED:
+            raise RefusedDicomError("too large", f"it inflates to more than {MAX_INFLATED} bytes")
+    content.seek(0)
+    return content
 
 
 def _silence() -> None:
