@@ -13,12 +13,18 @@ import pandas as pd
 import pytest
 from numpy.typing import NDArray
 from pydicom.uid import ImplicitVRLittleEndian
-
 from tests.written_dicom import dicom, jpeg
 
 ROOT = Path(__file__).resolve().parents[1]
 CANARY = "Zaunkoenig"
-TINY = ["data.image_size=32", "model.name=resnet10t", "model.pretrained=false", "trainer.max_epochs=1", "trainer.gpus=0"]
+TINY = [
+    "name=dicom",
+    "data.image_size=32",
+    "model.name=resnet10t",
+    "model.pretrained=false",
+    "trainer.max_epochs=1",
+    "trainer.gpus=0",
+]
 
 
 def run(program: str, *words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -83,7 +89,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def the_run(folder: Path) -> Path:
-    (found,) = (folder / "outputs" / "rsna_pneumonia").iterdir()
+    (found,) = (folder / "outputs" / "dicom").iterdir()
     return found
 
 

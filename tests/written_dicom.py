@@ -60,7 +60,7 @@ def dataset(pixels: NDArray[Any], syntax: UID = ExplicitVRLittleEndian, **elemen
             if value is not None:
                 setattr(found, keyword, value)
     if "PixelData" in found:
-        found["PixelData"].VR = "OB" if bits == 8 and syntax.is_explicit_VR else "OW"
+        found["PixelData"].VR = "OB" if bits == 8 and not syntax.is_implicit_VR else "OW"
     return found
 
 
@@ -120,9 +120,7 @@ def deflated(data_set: bytes) -> bytes:
 
     whole = dicom(np.zeros((2, 2), np.uint8))
     start = whole.index(b"\x08\x00\x16\x00UI")
-    meta = whole[:start].replace(
-        _uid_element(ExplicitVRLittleEndian), _uid_element(DeflatedExplicitVRLittleEndian)
-    )
+    meta = whole[:start].replace(_uid_element(ExplicitVRLittleEndian), _uid_element(DeflatedExplicitVRLittleEndian))
     grown = len(_uid_element(DeflatedExplicitVRLittleEndian)) - len(_uid_element(ExplicitVRLittleEndian))
     length = int.from_bytes(meta[140:144], "little") + grown
     packer = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)

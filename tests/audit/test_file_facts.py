@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tests.written_dicom import dicom, jpeg
 
 from cxr.audit.file_facts import encode_facts, read_file_facts
-from tests.written_dicom import dicom, jpeg
 
 
 def draw(path: Path, width: int, height: int, mode: str = "L", **options: object) -> Path:

@@ -93,7 +93,8 @@ def read_grey(path: str | Path) -> NDArray[np.uint8]:
     """Read one image file as grey pixels, upright.
 
     Args:
-        path: JPEG, PNG, TIFF, BMP or DICOM (see `cxr.images.dicom`), recognised by its content; the name and its suffix do not matter.
+        path: JPEG, PNG, TIFF, BMP or DICOM (see `cxr.images.dicom`), recognised by its content; the name and its suffix
+            do not matter.
 
     Returns:
         uint8 (height, width), 0 black to 255 white, C-contiguous.

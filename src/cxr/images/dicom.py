@@ -75,7 +75,7 @@ class _Shape:
 
 
 def further_codecs() -> list[str]:
-    """The packages at hand that read compressions which the extra ``dicom`` does not: what is readable hangs on them."""
+    """The packages at hand that read what the extra ``dicom`` does not: which files have a picture hangs on them."""
     return [package for module, package in _FURTHER_CODECS.items() if find_spec(module) is not None]
 
 
@@ -114,8 +114,8 @@ def _shape(file: DicomFile, max_pixels: int) -> _Shape:
     if frames is not None and frames > 1:
         raise RefusedDicomError("several frames", f"{frames} frames")
     needed = ("Columns", "Rows", "BitsAllocated", "BitsStored", "HighBit")
-    columns, rows, allocated, stored, high_bit = (file.whole(keyword) for keyword in needed)
-    if columns is None or rows is None or allocated is None or stored is None or columns < 1 or rows < 1 or frames not in (None, 1):
+    columns, rows, allocated, stored, high_bit = (file.whole(keyword) or 0 for keyword in needed)
+    if min(columns, rows, allocated, stored) < 1 or frames not in (None, 1):
         raise RefusedDicomError("damaged", "its header does not say how its pixels lie")
     if rows * columns > max_pixels:
         raise RefusedDicomError("too large", f"{columns} x {rows}, the limit is {max_pixels} pixels")
@@ -123,7 +123,7 @@ def _shape(file: DicomFile, max_pixels: int) -> _Shape:
     samples = file.whole("SamplesPerPixel")
     samples = 1 if samples is None else samples
     is_grey = samples == 1 and photometric in _GREY and allocated in (8, 16) and 1 < stored <= allocated
-    is_grey = is_grey and high_bit in (None, stored - 1)
+    is_grey = is_grey and high_bit == stored - 1
     is_colour = samples == 3 and photometric in _COLOUR and allocated == stored == 8
     if not is_grey and not is_colour:
         known = photometric if photometric in (*_GREY, *_COLOUR, "PALETTE COLOR") else "another"

@@ -52,7 +52,8 @@ def read(
     (reports, presentation states, DICOMDIR), ``modality``, ``for processing`` (raw values of the detector, of which a
     second file mostly holds the picture), the reasons of `cxr.sources.dicom_file.RefusedDicomError`; and of the table
     of labels ``file missing``, ``several files`` (one name fits more than one file: none is kept), ``conflicting
-    labels``, ``conflicting patients``, ``conflicting splits``, ``no file name``, ``ragged row``, ``NUL byte``. Whether pixels can be decoded shows when they are.
+    labels``, ``conflicting patients``, ``conflicting splits``, ``no file name``, ``ragged row``, ``NUL byte``. Whether
+    pixels can be decoded shows when they are.
 
     Args:
         name: name of the source entry.
@@ -276,5 +277,3 @@ def _notes(described: Sequence[Described], patients: Sequence[str | None], label
             "pictures are shown (thumbnails=false)"
         )
     return notes
-
-

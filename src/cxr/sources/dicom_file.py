@@ -31,7 +31,14 @@ _CHUNK: Final = 2**20  # bytes that are inflated at a time
 _UNDEFINED: Final = 0xFFFFFFFF
 _PIXELS: Final = {0x7FE00010: "PixelData", 0x7FE00008: "FloatPixelData", 0x7FE00009: "DoubleFloatPixelData"}
 # How a file without preamble begins: with group 2, or with the first elements in use of group 8.
-_NAKED: Final = (b"\x02\x00\x00\x00", b"\x08\x00\x00\x00", b"\x08\x00\x01\x00", b"\x08\x00\x05\x00", b"\x08\x00\x08\x00", b"\x08\x00\x16\x00")
+_NAKED: Final = (
+    b"\x02\x00\x00\x00",
+    b"\x08\x00\x00\x00",
+    b"\x08\x00\x01\x00",
+    b"\x08\x00\x05\x00",
+    b"\x08\x00\x08\x00",
+    b"\x08\x00\x16\x00",
+)
 
 
 DicomReason = Literal[
@@ -173,6 +180,9 @@ def read_header(file: BinaryIO, keywords: Sequence[str]) -> DicomFile:
         raise  # says something about the machine, not about the file
     except Exception:
         raise RefusedDicomError("damaged", "its first group cannot be read") from None
+    if not file.read(1):
+        raise RefusedDicomError("truncated", "it ends within its first group")
+    file.seek(-1, io.SEEK_CUR)
     if syntax not in AllTransferSyntaxes:
         named = "no transfer syntax" if not syntax else "a transfer syntax that the standard does not know"
         raise RefusedDicomError("damaged" if not syntax else "unsupported format", named)
@@ -189,7 +199,11 @@ def read_header(file: BinaryIO, keywords: Sequence[str]) -> DicomFile:
         raise RefusedDicomError("damaged", "its header cannot be read") from None
     length = found.get("length", 0)
     return DicomFile(
-        header, syntax, content, found.get("pixels"), found.get("start", 0),
+        header,
+        syntax,
+        content,
+        found.get("pixels"),
+        found.get("start", 0),
         None if length == _UNDEFINED else length,
         found.get("vr") or "OW",
     )
@@ -216,5 +230,6 @@ def _inflated(file: BinaryIO) -> BinaryIO:
 def _silence() -> None:
     """pydicom warns and logs in words that quote the header: from now on it does neither in this process."""
     # For good, not while a file is read: filters are global, and threads that set them back would do so in any order.
-    logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
+    for name in ("pydicom", "openjpeg"):  # the second says on the terminal what the reason of a file says
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     warnings.filterwarnings("ignore", module=r"pydicom(\.|$)")

@@ -47,8 +47,8 @@ def read_sources(
     """Reads all sources, gives every record its class, group and fingerprint, and accounts for every row.
 
     Args:
-        sources: name -> ``kind`` (covid_chestxray, class_folders, table, dicom, phantom), ``root`` (relative to ``data_dir``)
-            and the options of that reader. For covid_chestxray also ``address``, from where it is fetched.
+        sources: name -> ``kind`` (covid_chestxray, class_folders, table, dicom, phantom), ``root`` (relative to
+            ``data_dir``) and the options of that reader. For covid_chestxray also ``address``, whence it is fetched.
         data_dir: where collections are looked for.
         cache_dir: where drawings and fingerprints are kept.
         classes: class name -> nodes of the ontology, as ``labels.assign_labels``.
