@@ -251,10 +251,9 @@ def _notes(described: Sequence[Described], patients: Sequence[str | None], label
     told_by = Counter(header.view_told_by for header in described)
     told = [f"{count} by {keyword}" for keyword, count in told_by.items() if keyword not in (None, "ViewPosition")]
     if told or told_by[None]:
-        notes.append(
-            f"ViewPosition names the view of {told_by['ViewPosition']} of {number} images; others are told "
-            f"{', '.join(told) if told else 'by nothing'}, of {told_by[None]} the view is not known"
-        )
+        others = f"; others are told {', '.join(told)}" if told else ""
+        unknown = f"; of {told_by[None]} the view is not known" if told_by[None] else ""
+        notes.append(f"ViewPosition names the view of {told_by['ViewPosition']} of {number} images{others}{unknown}")
     without = sum(header.patient is None for header in described)
     if without:
         notes.append(f"{without} of {number} images have no PatientID: their study counts as the patient")
