@@ -137,7 +137,7 @@ def _stored_values(file: DicomFile, shape: _Shape) -> NDArray[Any]:
     """(rows, columns) integers of 8 or 16 bits as they are stored, or (rows, columns, 3) uint8 RGB."""
     from pydicom.dataset import FileMetaDataset
     from pydicom.encaps import encapsulate
-    from pydicom.pixels import get_decoder
+    from pydicom.pixels.decoders.base import get_decoder
     from pydicom.uid import JPEGExtended12Bit
 
     syntax, header = file.transfer_syntax, file.header
@@ -151,9 +151,9 @@ def _stored_values(file: DicomFile, shape: _Shape) -> NDArray[Any]:
             raise RefusedDicomError("damaged", "its pixels are no sequence of fragments")
         stream = read_stream(file.content, file.start, num_bytes)
         precision = _require_stream(file, shape, stream)
-        # Pillow reads the 8 bits of this one only, and its plug-in says so only once it has begun.
+        # The plug-ins for Pillow and GDCM read the 8 bits of this one only, and say so only once they have begun.
         is_deep = syntax == JPEGExtended12Bit and max(precision, shape.bits_stored) > 8
-        if not decoder.is_available or (is_deep and decoder.available_plugins == ("pillow",)):
+        if not decoder.is_available or (is_deep and "pylibjpeg" not in decoder.available_plugins):
             raise RefusedDicomError(
                 "no codec", f"{syntax.name}: add one of {', '.join(_FURTHER_CODECS.values())}; see docs/dicom.md"
             )
@@ -202,8 +202,8 @@ def _shown(values: NDArray[Any], file: DicomFile, shape: _Shape) -> NDArray[np.u
     # A table of the values that occur, by their bits; in blocks, for an index takes eight bytes a pixel.
     bits = values.view(f"u{values.dtype.itemsize}")
     num_codes = 2 ** (8 * values.dtype.itemsize)
-    blocks = [slice(first, first + _BLOCK // shape.columns + 1) for first in
-              range(0, shape.rows, _BLOCK // shape.columns + 1)]  # fmt: skip
+    num_rows = _BLOCK // shape.columns + 1
+    blocks = [slice(first, first + num_rows) for first in range(0, shape.rows, num_rows)]
     occurs = np.zeros(num_codes, np.bool_)
     for block in blocks:
         occurs[bits[block]] = True
@@ -237,7 +237,7 @@ def _rescaled(values: NDArray[np.int64], file: DicomFile) -> NDArray[np.float64]
         return _looked_up(values.astype(np.float64), luts[0], file)
     slope, intercept = file.number("RescaleSlope"), file.number("RescaleIntercept")
     slope = 1.0 if slope is None or slope == 0 else slope
-    return values * slope + (0.0 if intercept is None else intercept)
+    return np.asarray(values * slope + (0.0 if intercept is None else intercept), np.float64)
 
 
 def _share_of_white(values: NDArray[np.float64], file: DicomFile) -> NDArray[np.float64]:
@@ -245,7 +245,7 @@ def _share_of_white(values: NDArray[np.float64], file: DicomFile) -> NDArray[np.
     luts = file.value("VOILUTSequence")
     if luts:
         found = _looked_up(values, luts[0], file)
-        share = found / _full_scale(float(found.max()))
+        share: NDArray[np.float64] | None = found / _full_scale(float(found.max()))
     else:
         share = _windowed(values, file)
     if share is not None and (len(values) == 1 or share.min() < share.max()):
@@ -299,7 +299,7 @@ def _looked_up(values: NDArray[np.float64], item: Dataset, file: DicomFile) -> N
     else:
         raise RefusedDicomError("damaged", "a lookup table is shorter than it says")
     places = np.clip(np.rint(values) - first, 0, number - 1).astype(np.int64)
-    return entries[places].astype(np.float64)
+    return np.asarray(entries[places], np.float64)
 
 
 def _words(file: DicomFile) -> np.dtype[np.uint16]:
