@@ -155,7 +155,8 @@ def _stored_values(file: DicomFile, shape: _Shape) -> NDArray[Any]:
         is_deep = syntax == JPEGExtended12Bit and max(precision, shape.bits_stored) > 8
         if not decoder.is_available or (is_deep and "pylibjpeg" not in decoder.available_plugins):
             raise RefusedDicomError(
-                "no codec", f"{syntax.name}: add one of {', '.join(_FURTHER_CODECS.values())}; see docs/dicom.md"
+                "no codec",
+                f"{syntax.name}: needs a further package ({', '.join(_FURTHER_CODECS.values())}), see docs/dicom.md",
             )
         header.add_new("PixelData", "OB", encapsulate([stream], has_bot=False))
     else:
