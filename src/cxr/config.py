@@ -135,6 +135,35 @@ class TableSource:
 
 
 @dataclass
+class DicomSource:
+    kind: str = MISSING
+    root: str | None = setting(None, "folder of DICOM files, at any depth and of any name")
+    images: str | None = setting(None, "folder below root that holds the files; null: root")
+    labels: str | None = setting(
+        None,
+        "null: no labels; folders: the class folder; else a CSV or parquet table below root, of which several rows may "
+        "be about one image",
+    )
+    include: list[str] | None = setting(None, "class folders that are taken (labels=folders); null: all")
+    image: str = setting("image", "column: path or name of the file, with or without its ending, or SOP Instance UID")
+    label: str = setting("label", "column: finding or class")
+    split: str | None = setting(None, "column: train, val or test, used by data.split.kind=predefined; null: none")
+    patient: str = setting(
+        "header",
+        "whose an image is: header (Patient ID, where it is empty the study), study (each is a patient), none (each "
+        "image is)",
+        choices=("header", "study", "none"),
+    )
+    patient_column: str | None = setting(None, "column: patient id, goes before the header; null: none")
+    patient_pattern: str | None = setting(
+        None, "pattern with one group that brings an id which counts visits to its patient; null: the id is the patient"
+    )
+    modalities: list[str] | None = setting(
+        ["CR", "DX", "RG", "OT"], "modalities taken; files that name none are; null: all"
+    )
+
+
+@dataclass
 class PhantomSource:
     kind: str = MISSING
     num_patients: int = setting(200, "patients drawn", at_least=2)
@@ -155,6 +184,7 @@ SOURCES: dict[str, type] = {
     "covid_chestxray": CovidChestxraySource,
     "class_folders": ClassFoldersSource,
     "table": TableSource,
+    "dicom": DicomSource,
     "phantom": PhantomSource,
 }
 

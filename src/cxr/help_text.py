@@ -29,6 +29,7 @@ Score a trained run on its test split, or on another collection.
   python evaluate.py run=<run> split=val
   python evaluate.py run=<run> data=class_folders data.root=<folder>
   python evaluate.py run=<exported folder> data=class_folders data.root=<folder>
+  python evaluate.py run=<run> data=dicom data.root=<folder of DICOM files>
   python evaluate.py run=[<run>,<run>]          several networks: an ensemble, or the folds of a cross-validation
   python evaluate.py -m run=<run> data=chest_xray,covid_vs_normal     several collections, one table""",
     "export": """\

@@ -209,6 +209,10 @@ def report_evaluation(result: EvaluationResult) -> None:
     if result.num_looks > 1:
         console.print(f"Look {result.num_looks} at {escape(result.split)} with this run (looks.csv).")
     console.print(f"Predictions: {escape(os.path.relpath(result.predictions_path))}")
+    if result.report_path is None:
+        for path in result.figures:
+            if "_saliency_" in path.name:
+                console.print(f"Grad-CAM: {escape(os.path.relpath(path))}")
     if result.report_path is not None:
         console.print(f"Report: {escape(os.path.relpath(result.report_path))}")
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tests.written_dicom import dicom, jpeg
 
 from cxr.audit.file_facts import encode_facts, read_file_facts
 
@@ -26,6 +27,18 @@ def test_the_facts_are_those_of_the_file(tmp_path: Path) -> None:
     assert facts["mode"].tolist() == ["L", "RGB"]
     sizes = [path.stat().st_size for path in (grey, colour)]
     assert facts["bytes per pixel"].tolist() == pytest.approx([sizes[0] / 3200, sizes[1] / 1800])
+
+
+def test_a_dicom_file_tells_its_encoding(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(dicom(np.zeros((30, 60), np.uint16), BitsStored=12))
+    (tmp_path / "b").write_bytes(jpeg(np.zeros((30, 60), np.uint8), PhotometricInterpretation="MONOCHROME1"))
+    (tmp_path / "c").write_bytes(bytes(128) + b"DICM")
+    facts = read_file_facts([str(tmp_path / name) for name in "abc"])
+    assert facts["width"].tolist()[:2] == [60, 60]
+    assert facts["height"].tolist()[:2] == [30, 30]
+    assert facts["format"].tolist()[:2] == ["Explicit VR Little Endian", "JPEG Baseline (Process 1)"]
+    assert facts["mode"].tolist()[:2] == ["MONOCHROME2 12", "MONOCHROME1 8"]
+    assert facts.iloc[2].isna().all()
 
 
 def test_only_the_head_is_read(tmp_path: Path) -> None:

@@ -220,14 +220,19 @@ def test_an_absent_class_gives_null_with_a_note_and_no_curve(run: Path, tmp_path
     assert not any("roc" in path.name for path in result.figures)
 
 
-def test_unlabelled_images_give_predictions_only(run: Path, tmp_path: Path) -> None:
+def test_unlabelled_images_give_predictions_and_grad_cam_only(run: Path, tmp_path: Path) -> None:
     result = evaluate(run, data=draw_folders(tmp_path / "ward", **{".": 5}), data_name="ward", report=True)
     assert result.entry is None
     assert len(pd.read_csv(run / "predictions" / "ward.csv")) == 5
     assert result.predictions["label"].isna().all()
     assert any("predictions only" in note for note in result.notes)
     assert not (run / "metrics.json").exists()
-    assert not any(path.name.startswith("ward") for path in result.figures)
+    called = {name: f"ward_saliency_called_{name}.png" for name in ("positive", "negative")}
+    expected = {called["positive" if name == "covid" else "negative"] for name in result.predictions["predicted"]}
+    assert {path.name for path in result.figures if path.name.startswith("ward")} == expected
+    assert all(path.stat().st_size > 0 for path in result.figures)
+    without = evaluate(run, data=draw_folders(tmp_path / "ward", **{".": 5}), data_name="ward", report=True, saliency=0)
+    assert not any(path.name.startswith("ward") for path in without.figures)
 
 
 def test_unlabelled_images_among_labelled_ones_are_predicted_and_not_measured(run: Path, tmp_path: Path) -> None:

@@ -293,7 +293,7 @@ def test_flipped_bits_in_the_pixels_of_a_png_are_noticed(picture: Grey) -> None:
         (b"", "empty file"),
         (b"<html>404 not found</html>", "not an image"),
         (b"\x00" * 500, "not an image"),
-        (b"\x00" * 128 + b"DICM" + b"\x00" * 50, "unsupported format"),
+        (b"\x00" * 128 + b"DICM" + b"\x00" * 50, "damaged"),
         (b"GIF89a" + b"\x00" * 50, "unsupported format"),
         (b"RIFF\x00\x00\x00\x00WEBPVP8 ", "unsupported format"),
         (b"\xff\xd8\xff", "damaged"),

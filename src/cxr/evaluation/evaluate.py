@@ -27,7 +27,7 @@ from cxr.evaluation.predictions import predictions_table, write_predictions
 from cxr.evaluation.report.mistakes import Mistake, find_mistakes
 from cxr.evaluation.report.model_card import write_model_card
 from cxr.evaluation.report.page import write_report
-from cxr.evaluation.saliency.entry import saliency_entry
+from cxr.evaluation.saliency.entry import draw_evidence_without_labels, saliency_entry
 from cxr.evaluation.scoring.answers import Answers, answer, require_same_task
 from cxr.evaluation.scoring.checkpoint import OpenedRun
 from cxr.evaluation.scoring.run_path import without_own_data
@@ -251,7 +251,7 @@ def evaluate_run(
         if report and saliency and len(runs) == 1:
             entry["saliency"], panels = saliency_entry(
                 runs[0].module,
-                _Labelled(subject, np.flatnonzero(labelled)),
+                _Images(subject, np.flatnonzero(labelled)),
                 subject.records[labelled].reset_index(drop=True),
                 answers.probabilities[labelled],
                 subject.labels[labelled],
@@ -268,7 +268,7 @@ def evaluate_run(
         if shortcuts and len(runs) == 1:
             entry["shortcuts"] = shortcuts_entry(
                 runs[0].module,
-                _Labelled(subject, np.flatnonzero(labelled)),
+                _Images(subject, np.flatnonzero(labelled)),
                 subject.records[labelled],
                 answers.probabilities[labelled],
                 subject.labels[labelled],
@@ -280,6 +280,19 @@ def evaluate_run(
                 progress=progress,
             )
         merge_metrics(place.metrics_path, subject.name, entry)
+    elif report and saliency and len(runs) == 1:
+        figures += draw_evidence_without_labels(
+            runs[0].module,
+            _Images(subject, np.arange(len(subject.records))),
+            subject.records.reset_index(drop=True),
+            answers.probabilities,
+            class_names,
+            positive,
+            figures_dir=place.figures_dir,
+            name=subject.name,
+            title=subject.title,
+            threshold=threshold,
+        )
     if report:
         drawn, undrawn = draw_assessment(runs[0], answers, entry, calibrated, place, num_resamples=num_resamples)
         figures, notes = [*drawn, *figures], [*notes, *undrawn]
@@ -308,8 +321,8 @@ def evaluate_run(
 
 
 @dataclass(frozen=True)
-class _Labelled:
-    """The prepared images of the records that have a label, by row among these."""
+class _Images:
+    """The prepared images of some of the records, by row among these."""
 
     subject: Subject
     rows: NDArray[np.int64]

@@ -29,6 +29,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from cxr.errors import DataError
 from cxr.images.decode import DECODER_VERSION, UnreadableImageError, decode_grey, open_image
+from cxr.images.dicom import further_codecs
 from cxr.images.prepare import Preparation
 
 logger = logging.getLogger(__name__)
@@ -141,7 +142,8 @@ class _Cache:
         self.unique = unique
         self.image_bytes = preparation.size**2
         self.family = f"{preparation.size}-{preparation.aspect}-v{DECODER_VERSION}"
-        identity = [INDEX_FORMAT, DECODER_VERSION, preparation.as_dict(), unique]
+        # What a further codec could read must not stay unreadable because it was not there once.
+        identity = [INDEX_FORMAT, DECODER_VERSION, preparation.as_dict(), unique, *further_codecs()]
         self.key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
         stem = folder / f"{self.family}-{self.key[:16]}"
         self.pixels = stem.with_suffix(".pixels")
@@ -203,7 +205,8 @@ class _Cache:
             for sha in wanted & index.row_of.keys():
                 known[sha] = _StoredRow(file, index.row_of[sha], self.image_bytes)
             for sha in wanted & index.unreadable.keys():
-                known[sha] = index.unreadable[sha]
+                if index.unreadable[sha] != "no codec":
+                    known[sha] = index.unreadable[sha]
             wanted -= known.keys()
         return known
 

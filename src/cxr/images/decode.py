@@ -45,8 +45,10 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
 
 from cxr.errors import DataError
+from cxr.images.dicom import decode_dicom, dicom_memory
+from cxr.sources.dicom_file import RefusedDicomError, looks_like_dicom
 
-DECODER_VERSION = 1
+DECODER_VERSION = 2
 """Raised by one whenever a file may come out with other pixels; prepared caches of other versions are not used."""
 
 MAX_PIXELS = 64 * 1024 * 1024
@@ -72,6 +74,7 @@ Reason = Literal[
     "damaged",
     "16-bit colour below full range",
     "no finite values",
+    "no codec",
 ]
 REASONS: tuple[Reason, ...] = get_args(Reason)
 
@@ -99,13 +102,15 @@ def read_grey(path: str | Path) -> NDArray[np.uint8]:
     """Read one image file as grey pixels, upright.
 
     Args:
-        path: JPEG, PNG, TIFF or BMP, recognised by its content; the name and its suffix do not matter.
+        path: JPEG, PNG, TIFF, BMP or DICOM (see `cxr.images.dicom`), recognised by its content; the name and its suffix
+            do not matter.
 
     Returns:
         uint8 (height, width), 0 black to 255 white, C-contiguous.
 
     Raises:
         UnreadableImageError: with a reason out of ``REASONS``.
+        ConfigurationError: a DICOM file, without the extra that reads it.
     """
     with open_image(path) as file:
         return decode_grey(file.read(), path)
@@ -127,10 +132,8 @@ def open_image(path: str | Path) -> Iterator[BinaryIO]:
             num_bytes = os.fstat(file.fileno()).st_size
             if num_bytes > MAX_BYTES:
                 raise UnreadableImageError(path, "too large", f"{num_bytes} bytes, the limit is {MAX_BYTES}")
-            with _memory.of(4 * num_bytes), _pillow_silent():
-                image = _open(file, path)
-                needed = _needed_memory(image, num_bytes, path)
-                del image
+            with _memory.of(4 * num_bytes):
+                needed = _needed_memory(file, num_bytes, path)
             with _memory.of(needed):
                 file.seek(0)
                 yield file
@@ -140,8 +143,12 @@ def open_image(path: str | Path) -> Iterator[BinaryIO]:
 
 def decode_grey(content: bytes, path: str | Path) -> NDArray[np.uint8]:
     """Decode the content of one image file; ``path`` is only named in errors. Otherwise as :func:`read_grey`."""
+    if looks_like_dicom(content[:132]):
+        _needed_memory(io.BytesIO(content), len(content), path)
+        with _pillow_silent(), _dicom_reasons(path):
+            return decode_dicom(content, max_pixels=MAX_PIXELS)
     with _pillow_silent(), _open(io.BytesIO(content), path) as image:
-        _needed_memory(image, len(content), path)
+        _require_memory(_pillow_memory(image, len(content), path), image.size, path)
         try:
             if isinstance(image, JpegImageFile):
                 image.draft("L", None)
@@ -196,11 +203,39 @@ def _open(file: BinaryIO, path: str | Path) -> ImageFile:
         raise _unreadable(path, error) from error
 
 
-def _needed_memory(image: ImageFile, num_bytes: int, path: str | Path) -> int:
+def _needed_memory(file: BinaryIO, num_bytes: int, path: str | Path) -> int:
     """What the decoding of a file takes, in bytes, by its header alone; refuses a file that takes too much."""
+    start = file.read(132)
+    file.seek(0)
+    if looks_like_dicom(start):
+        with _dicom_reasons(path):
+            needed, size = dicom_memory(file, num_bytes, max_pixels=MAX_PIXELS)
+    else:
+        with _pillow_silent(), _open(file, path) as image:
+            needed, size = _pillow_memory(image, num_bytes, path), image.size
+    return _require_memory(needed, size, path)
+
+
+def _require_memory(needed: int, size: tuple[int, int], path: str | Path) -> int:
+    if needed > MAX_MEMORY:
+        raise UnreadableImageError(
+            path, "too large", f"{size[0]} x {size[1]} would take {needed} bytes of memory, the limit is {MAX_MEMORY}"
+        )
+    return needed
+
+
+@contextmanager
+def _dicom_reasons(path: str | Path) -> Iterator[None]:
+    try:
+        yield
+    except RefusedDicomError as error:
+        raise UnreadableImageError(path, error.reason, error.detail) from None
+
+
+def _pillow_memory(image: ImageFile, num_bytes: int, path: str | Path) -> int:
     pixels = image.size[0] * image.size[1]
-    named = f"{image.size[0]} x {image.size[1]}"
     if pixels > MAX_PIXELS:
+        named = f"{image.size[0]} x {image.size[1]}"
         raise UnreadableImageError(path, "too large", f"{named}, the limit is {MAX_PIXELS} pixels")
     if getattr(image, "is_animated", False):
         raise UnreadableImageError(path, "several frames")
@@ -224,10 +259,6 @@ def _needed_memory(image: ImageFile, num_bytes: int, path: str | Path) -> int:
         except (TypeError, ValueError) as error:
             raise UnreadableImageError(path, "damaged", str(error)) from error
         needed += pixels * stored * (image.tag_v2.get(274, 1) != 1)
-    if needed > MAX_MEMORY:
-        raise UnreadableImageError(
-            path, "too large", f"{named} would take {needed} bytes of memory, the limit is {MAX_MEMORY}"
-        )
     return needed
 
 
@@ -280,7 +311,6 @@ def _opener(content: bytes, path: str | Path) -> Callable[[BinaryIO], ImageFile]
         "GIF": content.startswith((b"GIF87a", b"GIF89a")),
         "WebP": content.startswith(b"RIFF") and content[8:12] == b"WEBP",
         "JPEG 2000": content.startswith((b"\x00\x00\x00\x0cjP  ", b"\xff\x4f\xff\x51")),
-        "DICOM": content[128:132] == b"DICM",
         "NIfTI": content.startswith(b"\x5c\x01\x00\x00") and content[344:347] in (b"n+1", b"ni1"),
     }
     for name, found in others.items():

@@ -108,8 +108,9 @@ def _counts(bad: pd.DataFrame) -> str:
     is_unreadable = bad["reason"] == UNREADABLE
     counts = bad["reason"].mask(is_unreadable & bad["detail"].notna(), bad["detail"]).value_counts()
     # The commonest first, and where two are equally common the order of the alphabet, on every run.
+    by_reason = {str(reason): int(count) for reason, count in counts.items()}
     return ", ".join(
-        f"{count} {reason}" for reason, count in sorted(counts.items(), key=lambda each: (-each[1], each[0]))
+        f"{count} {reason}" for reason, count in sorted(by_reason.items(), key=lambda each: (-each[1], each[0]))
     )
 
 

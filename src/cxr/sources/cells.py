@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import codecs
+import re
 import unicodedata
+from typing import Final
 
 # As written (folded) -> the name that the manifest uses.
 VIEWS = {
@@ -22,6 +24,7 @@ VIEWS = {
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".tif", ".tiff", ".bmp", ".gif", ".webp")
 # Files of many slices: radiographs they are not, whatever one of their slices shows.
 VOLUME_SUFFIXES = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".nhdr", ".mgz", ".img", ".hdr")
+_YEARS_PER: Final = {"": 1.0, "y": 1.0, "m": 1 / 12, "w": 7 / 365.25, "d": 1 / 365.25}
 SEXES = {"m": "M", "male": "M", "f": "F", "female": "F"}
 
 
@@ -55,3 +58,10 @@ def spellings(name: str) -> list[str]:
     return list(
         written | dict.fromkeys(unicodedata.normalize(form, text) for text in written for form in ("NFC", "NFD"))
     )
+
+
+def parse_age(text: str) -> float | None:
+    """Years: '45', '45.0', '50+', and the age strings of DICOM ('045Y', '018M', '012W', '003D')."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([ymwd]?)\+?", text.casefold())
+    years = float(match[1]) * _YEARS_PER[match[2]] if match else None
+    return years if years is not None and years <= 120 else None

@@ -5,10 +5,12 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Final
+
+import pandas as pd
 
 from cxr.errors import ConfigurationError, DataError
 from cxr.sources.cells import IMAGE_SUFFIXES, VOLUME_SUFFIXES, composed
@@ -51,48 +53,71 @@ def read(
         ConfigurationError: ``patient`` is neither a known name nor a regular expression with a group.
         DataError: there is no such folder, or a class folder that was named is not there.
     """
+    patterns = _patient_patterns(name, patient)
+    collection = read_tree(name, root, include=include, folders=folders, refuse=_not_an_image)
+    records = collection.records
+    patients = [_patient_of(PurePosixPath(image).name, patterns) for image in records["image"]]
+    notes = collection.notes
+    if None in patients:
+        notes += (
+            f"no patient in the file names of {patients.count(None)} of {len(records)} images (patient={patient!r}): "
+            "each of these counts as a patient of its own",
+        )
+    return replace(collection, records=records.assign(patient=pd.Series(patients, dtype=object)), notes=notes)
+
+
+def read_tree(
+    name: str,
+    root: str | Path,
+    *,
+    refuse: Callable[[str], tuple[str | None, str | None]],
+    has_classes: bool = True,
+    include: Sequence[str] | None = None,
+    folders: Sequence[str] | None = None,
+) -> Collection:
+    """Reads the files below a folder that are images, without their patients.
+
+    Args:
+        name, root, include, folders: see `read`.
+        refuse: why a file is no image, None where it is one, and the detail; it is asked for files that nothing else
+            speaks against.
+        has_classes: whether folders are classes; if not, no image has a finding.
+
+    Raises:
+        DataError: see `read`.
+    """
     root = Path(root)
     if not root.is_dir():
         raise DataError(f"source {name!r}: root={str(root)!r} is not a folder; give the folder above the class folders")
-    patterns = _patient_patterns(name, patient)
     entries, entered = _walk(root)
     has_split = _has_split_level(entered)
-    classes = _class_folders(entered, has_split)
+    classes = _class_folders(entered, has_split) if has_classes else []
     _require(name, "folders", folders, classes)
     _require(name, "include", include, classes)
     folders, include = (None if each is None else [composed(one) for one in each] for each in (folders, include))
 
     rows: list[dict[str, object]] = []
     dropped: list[dict[str, object]] = []
-    num_guessed = 0
     for number, entry in enumerate(entries, start=1):
         split, class_name = _place(entry.image, has_split)
         reason, detail = entry.reason, entry.detail
-        if reason is None:
+        if reason is None and has_classes:
             reason = _misplaced(split, class_name, has_split, bool(classes), folders, include)
         if reason is None:
-            reason, detail = _not_an_image(entry.path)
+            reason, detail = refuse(entry.path)
         if reason is not None:
             dropped.append({"source": name, "row": number, "image": entry.image, "reason": reason, "detail": detail})
             continue
-        known = _patient_of(PurePosixPath(entry.image).name, patterns)
-        num_guessed += known is None
         rows.append(
             {
                 "source": name,
                 "image": entry.image,
                 "path": entry.path,
-                "finding": class_name,
-                "patient": known,
+                "finding": class_name if has_classes else None,
                 "predefined_split": split,
             }
         )
     notes = [f"class folder {c!r} holds no image" for c in _empty(classes, rows, folders, include)]
-    if num_guessed:
-        notes.append(
-            f"no patient in the file names of {num_guessed} of {len(rows)} images (patient={patient!r}): "
-            "each of these counts as a patient of its own"
-        )
     return Collection(name, make_records(rows), make_dropped(dropped), len(entries), notes=tuple(notes))
 
 
@@ -222,6 +247,8 @@ def _misplaced(
 
 def _not_an_image(path: str) -> tuple[str | None, str | None]:
     """A cheap look at suffix and first bytes; whether an image can be decoded shows when it is."""
+    if path.lower().endswith((".dcm", ".dicom")):
+        return "DICOM file", "data=dicom reads these"
     if path.lower().endswith(VOLUME_SUFFIXES):
         return "volume", None
     if not path.lower().endswith(IMAGE_SUFFIXES):

@@ -49,6 +49,9 @@ BAD_REASONS: Final = frozenset(
         "file missing",
         "several files",
         "conflicting labels",
+        "conflicting patients",
+        "conflicting splits",
+        "no DICOM preamble",
     }
 )
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 import pandas as pd
 
 from cxr.errors import ConfigurationError, DataError
-from cxr.sources import class_folders, covid_chestxray, phantom, table
+from cxr.sources import class_folders, covid_chestxray, dicom, phantom, table
 from cxr.sources.cells import VIEWS
 from cxr.sources.download import ensure_collection
 from cxr.sources.fingerprints import sha256_of
@@ -25,6 +25,7 @@ _READERS: Final[Mapping[str, Callable[..., Collection]]] = {
     "covid_chestxray": covid_chestxray.read,
     "class_folders": class_folders.read,
     "table": table.read,
+    "dicom": dicom.read,
     "phantom": phantom.read,
 }
 _DEFAULT_ROOTS: Final = {"covid_chestxray": "covid-chestxray-dataset"}
@@ -46,8 +47,8 @@ def read_sources(
     """Reads all sources, gives every record its class, group and fingerprint, and accounts for every row.
 
     Args:
-        sources: name -> ``kind`` (covid_chestxray, class_folders, table, phantom), ``root`` (relative to ``data_dir``)
-            and the options of that reader. For covid_chestxray also ``address``, from where it is fetched.
+        sources: name -> ``kind`` (covid_chestxray, class_folders, table, dicom, phantom), ``root`` (relative to
+            ``data_dir``) and the options of that reader. For covid_chestxray also ``address``, whence it is fetched.
         data_dir: where collections are looked for.
         cache_dir: where drawings and fingerprints are kept.
         classes: class name -> nodes of the ontology, as ``labels.assign_labels``.

@@ -15,7 +15,16 @@ from pathlib import Path
 from typing import Final
 
 from cxr.errors import ConfigurationError, DataError
-from cxr.sources.cells import IMAGE_SUFFIXES, SEXES, VIEWS, VOLUME_SUFFIXES, composed, decode, spellings
+from cxr.sources.cells import (
+    IMAGE_SUFFIXES,
+    SEXES,
+    VIEWS,
+    VOLUME_SUFFIXES,
+    composed,
+    decode,
+    parse_age,
+    spellings,
+)
 from cxr.sources.links import Root
 from cxr.sources.manifest import SPLIT_NAMES, Collection, make_dropped, make_records
 from cxr.sources.ontology import fold
@@ -37,7 +46,6 @@ DEFAULT_COLUMNS: Final = {
     "split": "split",
     "table_source": "source",
 }
-_YEARS_PER: Final = {"": 1.0, "y": 1.0, "m": 1 / 12, "w": 7 / 365.25, "d": 1 / 365.25}
 
 
 def read(
@@ -105,9 +113,7 @@ def read(
     folder = path.absolute().parent if images is None else path.absolute().parent / images
     if not folder.is_dir():
         raise DataError(f"source {name!r}: images: there is no folder {folder}")
-    is_parquet = path.suffix.lower() in PARQUET_SUFFIXES
-    columns, lines = _read_parquet(path) if is_parquet else _read_csv(path, composed(image))
-    columns = [composed(column.strip()) for column in columns]
+    columns, lines = read_lines(path, image)
     wanted = {key: column if column is None else composed(column) for key, column in wanted.items()}
     places, notes = _places(name, path, wanted, columns)
     root_of_images = Root(folder)
@@ -143,6 +149,21 @@ class _Row:
     @property
     def split(self) -> str | None:
         return SPLIT_NAMES.get(self.cells["split"].casefold())
+
+
+def read_lines(path: Path, image: str) -> tuple[list[str], list[list[str]]]:
+    """The names of the columns of a table without blanks around them, accents composed, and its rows of cells as text.
+
+    Args:
+        path: .parquet or .pq, or CSV whatever it is called.
+        image: the column of images, by which the separator of a CSV is known.
+
+    Raises:
+        DataError: it cannot be read, or is empty.
+    """
+    is_parquet = path.suffix.lower() in PARQUET_SUFFIXES
+    columns, lines = _read_parquet(path) if is_parquet else _read_csv(path, composed(image))
+    return [composed(column.strip()) for column in columns], lines
 
 
 def _read_csv(path: Path, image: str) -> tuple[list[str], list[list[str]]]:
@@ -279,9 +300,10 @@ def _unfit(image: str, folder: Path, root: Root) -> tuple[str | None, str | None
 
 def _with_ending(image: str, folder: Path) -> list[str]:
     """The files that a name without an ending may mean."""
-    if image.lower().endswith(IMAGE_SUFFIXES):
+    suffixes = (*IMAGE_SUFFIXES, ".dcm")
+    if image.lower().endswith(suffixes):
         return []
-    endings = (ending for suffix in IMAGE_SUFFIXES for ending in (suffix, suffix.upper()))
+    endings = (ending for suffix in suffixes for ending in (suffix, suffix.upper()))
     return [f"{image}{ending}" for ending in endings if os.path.isfile(folder / f"{image}{ending}")]  # noqa: PTH113
 
 
@@ -351,13 +373,6 @@ def _record(name: str, folder: Path, row: _Row) -> dict[str, object]:
         "patient": cells["patient"] or None,
         "view": VIEWS.get(fold(view), view) or None,
         "sex": SEXES.get(cells["sex"].casefold()),
-        "age": _age(cells["age"]),
+        "age": parse_age(cells["age"]),
         "predefined_split": row.split,
     }
-
-
-def _age(text: str) -> float | None:
-    """Years: '45', '45.0', '50+', and the age strings of DICOM ('045Y', '018M', '012W', '003D')."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([ymwd]?)\+?", text.casefold())
-    years = float(match[1]) * _YEARS_PER[match[2]] if match else None
-    return years if years is not None and years <= 120 else None

@@ -9,7 +9,7 @@ from typing import Any
 NOT_SENT = "(a path, not sent)"
 
 # Keys that hold a place on this machine, whatever stands in them.
-_PLACES = re.compile(r"(.+\.)?(paths\..+|root|path|images|weights|address)")
+_PLACES = re.compile(r"(.+\.)?(paths\..+|root|path|images|labels|weights|address)")
 # Absolute, of a home, of Windows, of a share, or out of the working directory; a relative name with a slash may be a
 # finding ("Pneumonia/Viral") or a network ("hf-hub:timm/...").
 _PLACE = re.compile(r"[/~\\]|[A-Za-z]:[/\\]|file:|\.{1,2}[/\\]|.*[/\\]\.\.([/\\]|$)", re.DOTALL)

@@ -2,7 +2,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from cxr.evaluation.saliency.chosen_images import KINDS, most_confident, spread_over_patients
+from cxr.evaluation.saliency.chosen_images import (
+    KINDS,
+    most_confident,
+    most_confident_without_label,
+    spread_over_patients,
+)
 
 
 def of_positive(scores: list[float]) -> np.ndarray:
@@ -51,3 +56,13 @@ def test_spread_takes_every_patient_once_before_any_twice() -> None:
     np.testing.assert_array_equal(rows, spread_over_patients(np.arange(53), groups, number=5))
     assert spread_over_patients(np.array([7, 9]), groups, number=5).tolist() == [7, 9]
     assert len(spread_over_patients(np.array([], np.int64), groups, number=5)) == 0
+
+
+def test_without_labels_the_surest_of_either_answer_come_first() -> None:
+    probabilities = of_positive([0.6, 0.9, 0.7, 0.1, 0.4])
+    chosen = most_confident_without_label(probabilities, 0, list("abcde"), number=2)
+    assert {kind: rows.tolist() for kind, rows in chosen.items()} == {
+        "called positive": [1, 2],
+        "called negative": [3, 4],
+    }
+    assert len(most_confident_without_label(probabilities[:3], 0, list("abc"), number=2)["called negative"]) == 0

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from cxr.training.metrics import predicted_classes
 
 KINDS = ("true positives", "false positives", "false negatives", "true negatives")
+KINDS_WITHOUT_LABEL = ("called positive", "called negative")
 
 
 def most_confident(
@@ -47,6 +48,27 @@ def most_confident(
         rows = np.flatnonzero(member & known)
         chosen[kind] = _patients_first(rows[np.argsort(doubt[rows], kind="stable")], groups, number)
     return chosen
+
+
+def most_confident_without_label(
+    probabilities: NDArray[np.floating],
+    positive_index: int,
+    groups: Sequence[str],
+    *,
+    number: int,
+    threshold: float | None = None,
+) -> dict[str, NDArray[np.int64]]:
+    """The images of which the network is surest, where nobody knows what is right.
+
+    Args:
+        probabilities, positive_index, groups, number, threshold: see `most_confident`, and so is the order.
+
+    Returns:
+        For each of ``KINDS_WITHOUT_LABEL`` the row numbers, the surest first; empty where there is none.
+    """
+    labels = np.full(len(probabilities), positive_index)
+    chosen = most_confident(probabilities, labels, positive_index, groups, number=number, threshold=threshold)
+    return dict(zip(KINDS_WITHOUT_LABEL, (chosen["true positives"], chosen["false negatives"]), strict=True))
 
 
 def spread_over_patients(

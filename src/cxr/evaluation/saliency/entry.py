@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cxr.evaluation.figure_style import short_name
-from cxr.evaluation.saliency.chosen_images import most_confident, spread_over_patients
+from cxr.evaluation.saliency.chosen_images import most_confident, most_confident_without_label, spread_over_patients
 from cxr.evaluation.saliency.figures import Panel, draw_panels
 from cxr.evaluation.saliency.grad_cam import METHOD, grad_cam
 from cxr.evaluation.saliency.lung_share import lung_share
@@ -124,6 +124,52 @@ def saliency_entry(
     return entry, figures
 
 
+def draw_evidence_without_labels(
+    module: CXRModule,
+    images: ImageRows,
+    records: pd.DataFrame,
+    probabilities: NDArray[np.floating],
+    class_names: Sequence[str],
+    positive: str,
+    *,
+    figures_dir: Path,
+    name: str,
+    title: str,
+    threshold: float | None = None,
+    num_panels: int = 4,
+    batch_size: int = 8,
+) -> list[Path]:
+    """Draw the evidence for one class in the images of which the network is surest, where none has a label.
+
+    Args:
+        module, images, records, probabilities, class_names, positive, figures_dir, name, title, threshold, num_panels,
+            batch_size: see `saliency_entry`.
+
+    Returns:
+        The figures: ``<name>_saliency_called_positive.png`` and ``<name>_saliency_called_negative.png``, each where
+        there is such an image.
+
+    Raises:
+        ConfigurationError: see `grad_cam`.
+    """
+    preparation = Preparation(module.hparams["image_size"], module.hparams["aspect"])
+    files, labels = find_lung_masks(records), np.full(len(records), -1)
+    chosen = most_confident_without_label(
+        probabilities, list(class_names).index(positive), records["group"].tolist(), number=num_panels,
+        threshold=threshold,
+    )  # fmt: skip
+    figures = []
+    for kind, rows in chosen.items():
+        if len(rows):
+            maps = grad_cam(module, images[rows], positive, batch_size=batch_size)
+            panels = _panels(
+                rows, maps, images, records, probabilities, labels, class_names, positive, files, preparation
+            )
+            figures.append(figures_dir / f"{name}_saliency_{kind.replace(' ', '_')}.png")
+            draw_panels(panels, figures[-1], title=f"{title}: evidence for {short_name(positive)}, {kind}")
+    return figures
+
+
 def _panels(
     rows: NDArray[np.int64],
     maps: NDArray[np.float32],
@@ -149,7 +195,7 @@ def _panels(
             inside.get(int(row)),
             (
                 f"{short_name(positive, 14)}: {probabilities[row, column]:.3f}",
-                f"label: {short_name(class_names[labels[row]], 20)}",
+                f"label: {short_name(class_names[labels[row]], 20)}" if labels[row] >= 0 else "no label",
                 _file_name(str(records["image"].iloc[row])),
             ),
         )
