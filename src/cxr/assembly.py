@@ -169,6 +169,7 @@ def build_trainer(settings: Settings, run: OpenRun) -> pl.Trainer:
 
     run.track()
     stages, chosen = _stages(settings), settings["trainer"]
+    begins_again = run.job.continues is not None and run.checkpoint_path is None
     trainer = build(
         run_dir=run.directory,
         stage_control=StageControl(say, partial(report_range_test, run)),
@@ -177,10 +178,13 @@ def build_trainer(settings: Settings, run: OpenRun) -> pl.Trainer:
         logger=run.logger,
         progress=run.first,
         trial=join_trial(chosen["max_epochs"]),
+        say=say,
         **chosen,
     )
     if run.first:
         report_trainer(trainer)
+        if begins_again:
+            say("No checkpoint was written before the run was stopped: it begins again")
     return trainer
 
 

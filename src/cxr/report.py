@@ -160,6 +160,7 @@ def report_run(run: OpenRun, trainer: pl.Trainer) -> None:
     from cxr.evaluation.evaluate import evaluate_run
     from cxr.evaluation.summary import metrics_table
     from cxr.training.callbacks import BestCheckpoint
+    from cxr.training.history import describe_explosion
     from cxr.training.pruning import TrialPruning
     from cxr.training.tracking import summarise
 
@@ -178,7 +179,7 @@ def report_run(run: OpenRun, trainer: pl.Trainer) -> None:
     summarise(run.logger, best.best_metrics, best.best_epoch, cost=cost)
     pruning = next((each for each in trainer.callbacks if isinstance(each, TrialPruning)), None)  # type: ignore[attr-defined]
     if pruning is not None and pruning.pruned is not None:
-        run.pruned = pruning.pruned
+        run.pruned, run.remark = True, pruning.pruned
         _console().print(f"The trial was {pruning.pruned}; its best weights are kept.")
         return
     run.send_artifacts(data.records, best.best_metrics)
@@ -188,6 +189,10 @@ def report_run(run: OpenRun, trainer: pl.Trainer) -> None:
     if result.entry is not None:
         console.print(metrics_table("validation", result.entry))
     shown = os.path.relpath(run.directory.path)
+    run.remark = describe_explosion(run.directory.history_path, len(module.class_names))
+    if run.remark is not None:
+        kept = "" if best.best_epoch is None else f"; the weights of epoch {best.best_epoch + 1} are kept"
+        console.print(f"[bold red]{escape(run.remark + kept)}; lower optimizer.lr[/]")
     if best.best_epoch is not None:
         console.print(f"Best epoch: {best.best_epoch + 1} of {trainer.current_epoch}")
     console.print(f"Run: {escape(shown)}")

@@ -16,6 +16,7 @@ import safetensors.torch
 import torch
 from pytorch_lightning.loggers import Logger, WandbLogger
 
+from cxr.training.checkpoint_io import require_whole
 from cxr.training.tracked_run import TrackedRun
 
 LOG_MODELS = ("best", "all", "none")
@@ -108,6 +109,7 @@ def log_model(
     run_id = logger.experiment.id
     by_epoch: dict[int, tuple[dict[str, Any], list[str]]] = {}
     for alias, path in checkpoints.items():
+        require_whole(path)
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         by_epoch.setdefault(int(content["epoch"]), (content, []))[1].append(alias)
     for epoch, (content, aliases) in by_epoch.items():

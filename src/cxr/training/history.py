@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 
@@ -11,6 +12,32 @@ import pytorch_lightning as pl
 from cxr.files import write_atomically
 from cxr.sources.spreadsheet import to_csv
 from cxr.training.module import CXRModule
+
+
+# A mean loss of so many times that of a guess: the network gives what is true next to no probability.
+_EXPLODED = 10.0
+
+
+def describe_explosion(path: Path, num_classes: int) -> str | None:
+    """That the loss exploded in some epoch, and where it was worst; None where it stayed within bounds, or none is kept.
+
+    A guess among C classes costs ln C, and an untrained network little more. A mean loss of ten times that means that
+    the steps were too large for the network to come back from, however well its best epoch scored.
+
+    Args:
+        path: of ``history.csv``.
+        num_classes: C >= 2.
+    """
+    if not path.is_file():
+        return None
+    history = pd.read_csv(path)
+    guess = math.log(num_classes)
+    losses = history[[name for name in ("train/loss", "val/loss") if name in history]].stack()
+    if losses.empty or not losses.max() > _EXPLODED * guess:
+        return None
+    row, name = losses.idxmax()
+    epoch, lr = int(history.loc[row, "epoch"]) + 1, float(history.loc[row, "lr"])
+    return f"the loss exploded: {name} {losses.max():.4g} in epoch {epoch} (a guess costs {guess:.2f}, rate {lr:.3g})"
 
 
 class EpochHistory(pl.callbacks.Checkpoint):

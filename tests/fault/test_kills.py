@@ -1,0 +1,283 @@
+"""Does a run that was killed, or told to end, go on as the same run, and does it refuse what would be another?"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import shutil
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from cxr.training.checkpoint_io import DurableCheckpointIO
+from cxr.training.module import CXRModule
+from cxr.training.run_directory import RunDirectory
+from tests.fault.forked import TINY, Forked, run, start, the_run
+from tests.fault.kill_at_random import KINDS, differences, disturb, train_undisturbed
+
+Undisturbed = tuple[Path, list[str]]
+
+
+# ------------------------------------------------------------------------------------------------- killed, and goes on
+
+
+@pytest.mark.parametrize("kind", ["2 workers, oversampling, augmentation", "2 workers, stages, average, cutmix, early stopping"])
+def test_killed_at_random_a_run_goes_on_as_itself(tmp_path: Path, kind: str) -> None:
+    words = [*TINY, f"paths.cache={tmp_path / 'cache'}", *KINDS[kind]]
+    expected = train_undisturbed(words, tmp_path / "undisturbed")
+    kills = disturb(kind, words, expected, tmp_path / "killed", random.Random(1), 3)
+    assert kills
+    assert [kill.wrong for kill in kills] == [[]] * len(kills)
+
+
+def die_at(place: str) -> None:
+    """Let this process kill itself at some place of the second writing of last.ckpt."""
+    numbers: list[int] = []
+    save_checkpoint, save, fsync, replace = DurableCheckpointIO.save_checkpoint, torch.save, os.fsync, Path.replace
+
+    def die_if(here: bool) -> None:
+        if here and len(numbers) == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def saves_checkpoint(self: Any, content: Any, path: Any, *given: Any) -> None:
+        if Path(path).name == "last.ckpt":
+            numbers.append(1)
+        save_checkpoint(self, content, path, *given)
+
+    def saves(content: Any, stream: Any) -> None:
+        if place == "in the middle":
+            write = stream.write
+
+            def writes(data: Any) -> int:
+                written: int = write(data)
+                die_if(True)
+                return written
+
+            stream.write = writes
+        save(content, stream)
+
+    def syncs(handle: int) -> None:
+        die_if(place == "before it is on the disk")
+        fsync(handle)
+
+    def replaces(self: Path, target: Any) -> Path:
+        die_if(place == "before the renaming")
+        moved = replace(self, target)
+        die_if(place == "between the renamings" and Path(target).name == "last_previous.ckpt")
+        die_if(place == "behind the renamings" and Path(target).name == "last.ckpt")
+        return moved
+
+    DurableCheckpointIO.save_checkpoint = saves_checkpoint  # type: ignore[method-assign]
+    torch.save, os.fsync, Path.replace = saves, syncs, replaces  # type: ignore[assignment, method-assign]
+
+
+PLACES = [
+    "in the middle",
+    "before it is on the disk",
+    "before the renaming",
+    "between the renamings",
+    "behind the renamings",
+]
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_killed_while_a_checkpoint_is_written_it_goes_on_as_itself(
+    undisturbed: Undisturbed, tmp_path: Path, place: str
+) -> None:
+    expected, words = undisturbed
+    assert start(words, tmp_path, die_at, place).wait() == -signal.SIGKILL
+    run_dir = the_run(tmp_path)
+    told = RunDirectory(run_dir).find_status()
+    assert told["status"] == "failed"
+    assert "killed" in told["reason"]
+    status, said = run([*words, "resume=auto"], tmp_path)
+    assert status == 0, said
+    assert f"goes on with {os.path.relpath(run_dir, tmp_path)} (failed: killed: process" in said
+    assert differences(expected, run_dir) == []
+
+
+def stop_after(forked: Forked, epochs: int) -> Path:
+    """Wait for so many epochs; the run directory."""
+
+    def done() -> bool:
+        found = list(forked.folder.glob("outputs/demo/*/history.csv"))
+        return bool(found) and len(found[0].read_text().splitlines()) > epochs
+
+    forked.wait_until(done)
+    return the_run(forked.folder)
+
+
+def test_killed_behind_its_last_epoch_only_the_report_is_left(undisturbed: Undisturbed, tmp_path: Path) -> None:
+    expected, words = undisturbed
+    forked = start(words, tmp_path, die_in_report)
+    assert forked.wait() == -signal.SIGKILL
+    status, said = run([*words, "resume=auto"], tmp_path)
+    assert status == 0, said
+    assert "All 4 epochs were done before" in said
+    assert differences(expected, the_run(tmp_path)) == []
+
+
+def die_in_report() -> None:
+    import cxr.report
+
+    cxr.report.report_run = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment]
+
+
+def test_the_same_command_begins_where_there_is_nothing_to_go_on_with(undisturbed: Undisturbed, tmp_path: Path) -> None:
+    expected, words = undisturbed
+    outputs = tmp_path / "outputs" / "demo"
+    outputs.mkdir(parents=True)
+    finished = shutil.copytree(expected, outputs / expected.name)
+    status, said = run([*words, "trainer.max_epochs=1", "resume=auto"], tmp_path)
+    assert status == 0, said
+    assert "resume=auto: no unfinished run of these settings in outputs/demo; a new one begins" in said
+    status, said = run([*words, "resume=auto"], tmp_path)
+    assert status == 0, said
+    assert f"a new one begins (outputs/demo/{finished.name} has these settings and is finished)" in said
+    assert len(list(outputs.iterdir())) == 3
+
+
+def test_the_newest_of_several_goes_on_and_what_differs_is_said(undisturbed: Undisturbed, tmp_path: Path) -> None:
+    expected, words = undisturbed
+    forked = start(words, tmp_path)
+    run_dir = stop_after(forked, 1)
+    forked.kill()
+    older = shutil.copytree(run_dir, run_dir.with_name(f"0{run_dir.name}"))
+    before = contents_of(older)
+    status, said = run([*words, "data.batch_size=4", "seed=3", "trainer.max_epochs=1", "resume=auto"], tmp_path)
+    assert status == 0, said
+    line = next(line for line in said.splitlines() if line.startswith("resume=auto"))
+    assert "a new one begins (the newest unfinished" in line
+    assert all(change in line for change in ("seed: 0 -> 3", "data.batch_size: 8 -> 4", "trainer.max_epochs: 4 -> 1"))
+    status, said = run([*words, "data.num_workers=2", "resume=auto"], tmp_path)
+    assert status == 0, said
+    assert RunDirectory(run_dir).read_status()["status"] == "finished"
+    assert contents_of(older) == before
+    assert differences(expected, run_dir) == []
+
+
+def contents_of(folder: Path) -> dict[str, str]:
+    """Every file below a folder, and a word for what it holds."""
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+# ------------------------------------------------------------------------------------------------- what is refused
+
+
+@pytest.fixture(scope="module")
+def stopped(undisturbed: Undisturbed, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """A run that was killed after its first epoch, and its words; nothing goes on with it."""
+    folder = tmp_path_factory.mktemp("stopped")
+    forked = start(undisturbed[1], folder)
+    run_dir = stop_after(forked, 1)
+    forked.kill()
+    return run_dir, undisturbed[1]
+
+
+@pytest.mark.parametrize(
+    ("change", "listed"),
+    [
+        ("data.batch_size=16", "data.batch_size: 8 -> 16"),
+        ("trainer.max_epochs=9", "trainer.max_epochs: 4 -> 9"),
+        ("data.positive=other", "data.positive: covid -> other"),
+        ("data.sources.phantom.seed=4", "data.sources.phantom.seed: 0 -> 4"),
+    ],
+)
+def test_what_would_make_it_another_run_is_refused_old_against_new(
+    stopped: tuple[Path, list[str]], tmp_path: Path, change: str, listed: str
+) -> None:
+    before = contents_of(stopped[0])
+    status, said = run([f"resume={stopped[0]}", change], tmp_path)
+    assert status == 2
+    assert len(said.splitlines()) == 1
+    assert listed in said
+    assert contents_of(stopped[0]) == before
+
+
+def test_other_files_under_the_old_names_are_refused(stopped: tuple[Path, list[str]], tmp_path: Path) -> None:
+    run_dir = shutil.copytree(stopped[0], tmp_path / "run")
+    cache = shutil.copytree(next(Path(word[12:]) for word in stopped[1] if word.startswith("paths.cache=")), tmp_path / "c")
+    drawings = sorted(cache.glob("phantom-*/**/*.png"))
+    shutil.copy(drawings[1], drawings[0])
+    status, said = run([f"resume={run_dir}", f"paths.cache={cache}"], tmp_path)
+    assert status == 3
+    assert "the checkpoint: 1 of" in said.splitlines()[-1]
+    assert "files are not those that were divided" in said.splitlines()[-1]
+
+
+# --------------------------------------------------------------------------------------------------------- signals
+
+
+LONG = [*TINY, "trainer.max_epochs=1000"]
+
+
+def slow_steps() -> None:
+    """Let every step take long enough for a signal to come within it."""
+    step = CXRModule.training_step
+
+    def slow(self: CXRModule, batch: Any, batch_idx: int) -> Any:
+        if self.current_epoch >= 1:
+            Path("in_step").touch()
+            time.sleep(1)
+        return step(self, batch, batch_idx)
+
+    CXRModule.training_step = slow  # type: ignore[method-assign]
+
+
+@pytest.fixture
+def in_a_step(undisturbed: Undisturbed, tmp_path: Path) -> Forked:
+    """A training in the middle of a step of its second epoch."""
+    cache = next(word for word in undisturbed[1] if word.startswith("paths.cache="))
+    forked = start([*LONG, cache], tmp_path, slow_steps)
+    forked.wait_until((tmp_path / "in_step").exists)
+    return forked
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2])
+def test_a_signal_ends_it_at_the_next_step_with_a_checkpoint(in_a_step: Forked, number: signal.Signals) -> None:
+    in_a_step.tell(number)
+    assert in_a_step.wait() == 128 + number, in_a_step.console
+    run_dir = the_run(in_a_step.folder)
+    told = RunDirectory(run_dir).read_status()
+    assert (told["status"], told["exit_status"]) == ("interrupted", 128 + number)
+    last = torch.load(run_dir / "checkpoints" / "last.ckpt", weights_only=True)
+    batches = last["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+    assert last["epoch"] == 1
+    assert batches["current"]["completed"] == 1, "the step that it was in is whole, and no other began"
+
+
+def test_a_second_ctrl_c_leaves_at_once_and_touches_no_file(in_a_step: Forked) -> None:
+    run_dir = the_run(in_a_step.folder)
+    before = contents_of(run_dir)
+    in_a_step.tell(signal.SIGINT)
+    time.sleep(0.6)  # sooner it would be the same one, handed on by another program
+    in_a_step.tell(signal.SIGINT)
+    assert in_a_step.wait(10) == 130
+    assert contents_of(run_dir) == before
+    run = RunDirectory(run_dir)
+    assert run.read_status()["status"] == "running", "nobody was left to write that it ended"
+    told = run.find_status()
+    assert told["status"] == "failed"
+    assert f"process {in_a_step.number} is gone" in told["reason"]
+
+
+def test_a_run_that_lives_is_said_to_run_and_is_left_alone(in_a_step: Forked) -> None:
+    run_dir = the_run(in_a_step.folder)
+    words = [*LONG, f"paths.cache={yaml.safe_load((run_dir / 'config.yaml').read_text())['paths']['cache']}"]
+    assert RunDirectory(run_dir).find_status()["status"] == "running"
+    status, said = run([*words, "resume=auto"], in_a_step.folder)
+    assert status == 2
+    assert f"a living process (number {in_a_step.number}) writes it" in said.splitlines()[-1]
+    in_a_step.kill()
+    assert RunDirectory(run_dir).find_status()["status"] == "failed"
+
