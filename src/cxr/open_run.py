@@ -42,8 +42,6 @@ defaults:
 """
 
 
-
-
 @dataclass
 class OpenRun:
     """A run while it goes on.

@@ -124,7 +124,9 @@ def find_unfinished(settings: Settings) -> tuple[Path | None, str]:
     if finished is not None:
         line += f" ({os.path.relpath(finished)} has these settings and is finished)"
     elif other is not None:
-        listed = ", ".join(f"{name}: {_shown(old)} -> {_shown(new)}" for name, old, new in _differences(other[1], settings))
+        listed = ", ".join(
+            f"{name}: {_shown(old)} -> {_shown(new)}" for name, old, new in _differences(other[1], settings)
+        )
         line += f" (the newest unfinished, {os.path.relpath(other[0])}, has others: {listed})"
     return None, line
 

@@ -1,20 +1,11 @@
-"""All of these tests break something: ``pytest -m fault`` runs them alone."""
+"""What the tests that break something share: a run that nobody disturbed."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
-
 from tests.fault.forked import TINY, run, the_run
-
-HERE = Path(__file__).parent
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if item.path.is_relative_to(HERE):
-            item.add_marker("fault")
 
 
 @pytest.fixture(scope="module")

@@ -40,13 +40,13 @@ CONTEXT.set_forkserver_preload(
 # Small, and as random as a training can be: order, augmentation and dropout.
 TINY = [
     "experiment=demo",
-    "data.sources.phantom.num_patients=40",
+    "data.sources.phantom.num_patients=30",
     "data.sources.phantom.size=64",
     "data.look_for_copies=false",
     "audit.shortcuts=false",
     "data.image_size=32",
     "data.batch_size=8",
-    "model.name=resnet10t",
+    "model.name=test_resnet",
     "model.drop_rate=0.3",
     "augment=light",
     "trainer.max_epochs=4",
@@ -132,7 +132,9 @@ def the_run(folder: Path) -> Path:
     return found
 
 
-def _run(program: str, words: list[str], folder: Path, prepare: Callable[..., None] | None, given: Sequence[Any]) -> None:
+def _run(
+    program: str, words: list[str], folder: Path, prepare: Callable[..., None] | None, given: Sequence[Any]
+) -> None:
     status = 1
     try:
         os.setsid()

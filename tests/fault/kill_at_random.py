@@ -25,12 +25,12 @@ from typing import Any
 
 import pandas as pd
 import torch
+from tests.fault.forked import CONTEXT, TINY, Forked, start, the_run
 
 from cxr.errors import CheckpointError
 from cxr.training.checkpoint_io import DurableCheckpointIO, require_whole
 from cxr.training.module import CXRModule
 from cxr.training.run_directory import RunDirectory
-from tests.fault.forked import CONTEXT, TINY, Forked, start, the_run
 
 STAGES = "[{epochs:1,freeze:body},{epochs:2,lr:auto,spread:10,image_size:24},{epochs:1,freeze:half}]"
 KINDS = {
@@ -256,9 +256,13 @@ def disturb(
     if not kills:
         return []
     console, run_dir = forked.console, resumable(folder)
-    lines = [line for line in console.splitlines() if line.startswith(("Resumes in", "All ", "No checkpoint", "resume="))]
+    lines = [
+        line for line in console.splitlines() if line.startswith(("Resumes in", "All ", "No checkpoint", "resume="))
+    ]
     kills[-1].says = lines[-1] if lines else ""
-    wrong = [f"the exit status is {status}"] if status != 0 or run_dir is None else differences(expected.run_dir, run_dir)
+    wrong = (
+        [f"the exit status is {status}"] if status != 0 or run_dir is None else differences(expected.run_dir, run_dir)
+    )
     if status != 0 or run_dir is None:
         wrong += console.splitlines()[-3:]
     for kill in kills:

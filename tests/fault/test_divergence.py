@@ -10,9 +10,11 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from tests.fault.forked import TINY, run, start, the_run
 
 from cxr.training.checkpoint_io import require_whole
-from tests.fault.forked import TINY, run, start, the_run
+
+pytestmark = pytest.mark.fault
 
 # The first epoch is an ordinary one; then the steps are so large that the weights overflow.
 DIVERGING = [

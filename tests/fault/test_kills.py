@@ -14,12 +14,14 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from tests.fault.forked import TINY, Forked, run, start, the_run
+from tests.fault.kill_at_random import KINDS, differences, disturb, train_undisturbed
 
 from cxr.training.checkpoint_io import DurableCheckpointIO
 from cxr.training.module import CXRModule
 from cxr.training.run_directory import RunDirectory
-from tests.fault.forked import TINY, Forked, run, start, the_run
-from tests.fault.kill_at_random import KINDS, differences, disturb, train_undisturbed
+
+pytestmark = pytest.mark.fault
 
 Undisturbed = tuple[Path, list[str]]
 
@@ -27,7 +29,9 @@ Undisturbed = tuple[Path, list[str]]
 # ------------------------------------------------------------------------------------------------- killed, and goes on
 
 
-@pytest.mark.parametrize("kind", ["2 workers, oversampling, augmentation", "2 workers, stages, average, cutmix, early stopping"])
+@pytest.mark.parametrize(
+    "kind", ["2 workers, oversampling, augmentation", "2 workers, stages, average, cutmix, early stopping"]
+)
 def test_killed_at_random_a_run_goes_on_as_itself(tmp_path: Path, kind: str) -> None:
     words = [*TINY, f"paths.cache={tmp_path / 'cache'}", *KINDS[kind]]
     expected = train_undisturbed(words, tmp_path / "undisturbed")
@@ -206,7 +210,9 @@ def test_what_would_make_it_another_run_is_refused_old_against_new(
 
 def test_other_files_under_the_old_names_are_refused(stopped: tuple[Path, list[str]], tmp_path: Path) -> None:
     run_dir = shutil.copytree(stopped[0], tmp_path / "run")
-    cache = shutil.copytree(next(Path(word[12:]) for word in stopped[1] if word.startswith("paths.cache=")), tmp_path / "c")
+    cache = shutil.copytree(
+        next(Path(word[12:]) for word in stopped[1] if word.startswith("paths.cache=")), tmp_path / "c"
+    )
     drawings = sorted(cache.glob("phantom-*/**/*.png"))
     shutil.copy(drawings[1], drawings[0])
     status, said = run([f"resume={run_dir}", f"paths.cache={cache}"], tmp_path)
@@ -280,4 +286,3 @@ def test_a_run_that_lives_is_said_to_run_and_is_left_alone(in_a_step: Forked) ->
     assert f"a living process (number {in_a_step.number}) writes it" in said.splitlines()[-1]
     in_a_step.kill()
     assert RunDirectory(run_dir).find_status()["status"] == "failed"
-

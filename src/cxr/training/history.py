@@ -13,7 +13,6 @@ from cxr.files import write_atomically
 from cxr.sources.spreadsheet import to_csv
 from cxr.training.module import CXRModule
 
-
 # A mean loss of so many times that of a guess: the network gives what is true next to no probability.
 _EXPLODED = 10.0
 
