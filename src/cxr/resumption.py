@@ -63,11 +63,10 @@ def require_resumable(path: str | Path, settings: Settings) -> None:
         raise ConfigurationError(f"resume={path}: the run is finished; there is nothing to go on with")
     with run.held():
         pass
-    before, now = telling(kept), telling(settings)
-    changed = [f"{name}: {_shown(old)} -> {_shown(new)}" for name, old, new in changes(before, now)]
+    changed = changes(telling(kept), telling(settings))
     if changed:
         raise ConfigurationError(
-            f"resume={path}: a run goes on with the settings that it has; changed: {', '.join(changed)}; "
+            f"resume={path}: a run goes on with the settings that it has; changed: {_listed(changed)}; "
             "leave them as they are, or begin another run"
         )
 
@@ -124,10 +123,8 @@ def find_unfinished(settings: Settings) -> tuple[Path | None, str]:
     if finished is not None:
         line += f" ({os.path.relpath(finished)} has these settings and is finished)"
     elif other is not None:
-        listed = ", ".join(
-            f"{name}: {_shown(old)} -> {_shown(new)}" for name, old, new in _differences(other[1], settings)
-        )
-        line += f" (the newest unfinished, {os.path.relpath(other[0])}, has others: {listed})"
+        changed = changes(dict(_telling(other[1])), dict(_telling(settings)))
+        line += f" (the newest unfinished, {os.path.relpath(other[0])}, has others: {_listed(changed)})"
     return None, line
 
 
@@ -136,10 +133,6 @@ def _status(run: RunDirectory) -> Any:
         return run.read_status().get("status")
     except (OSError, ValueError, AttributeError):  # not a run, or one that is damaged
         return None
-
-
-def _differences(before: Settings, now: Settings) -> list[tuple[str, Any, Any]]:
-    return changes(dict(_telling(before)), dict(_telling(now)))
 
 
 def changes(before: Settings, now: Settings) -> list[tuple[str, Any, Any]]:
@@ -171,6 +164,10 @@ def _flat(settings: Settings, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from _flat(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
+
+
+def _listed(changed: list[tuple[str, Any, Any]]) -> str:
+    return ", ".join(f"{name}: {_shown(old)} -> {_shown(new)}" for name, old, new in changed)
 
 
 def _shown(value: Any) -> str:

@@ -2,8 +2,8 @@
 
     python -m tests.fault.kill_at_random --kills 50 --seed 0
 
-Tiny runs with different settings are killed at random moments, some of them again after they were resumed, until so many
-kills are done. Every run then has to have logged the losses and rates of the undisturbed run of the same settings, step
+Tiny runs with different settings are killed at random moments, some of them again after they were resumed, until so
+many kills are done. Every run then has to have logged the losses and rates of the undisturbed run of the same settings, step
 by step, and to end with its history and its weights, bit for bit. Each kill is one row of the table that is printed.
 
 The processes are forked, see `tests.fault.forked`: a kill costs some seconds, not many.
@@ -227,7 +227,6 @@ class Kill:
     kind: str
     phase: int
     epochs: int
-    says: str
     wrong: list[str]
 
 
@@ -250,21 +249,16 @@ def disturb(
         run_dir = resumable(folder)
         history = None if run_dir is None else run_dir / "history.csv"
         epochs = 0 if history is None or not history.is_file() else len(history.read_text().splitlines()) - 1
-        kills.append(Kill(kind, phase, epochs, "", wrongs_after_kill(run_dir)))
+        kills.append(Kill(kind, phase, epochs, wrongs_after_kill(run_dir)))
         by_directory = run_dir is not None and rng.random() < 0.5
         given = [f"resume={run_dir}"] if by_directory else [*words, "resume=auto"]
     if not kills:
         return []
     console, run_dir = forked.console, resumable(folder)
-    lines = [
-        line for line in console.splitlines() if line.startswith(("Resumes in", "All ", "No checkpoint", "resume="))
-    ]
-    kills[-1].says = lines[-1] if lines else ""
-    wrong = (
-        [f"the exit status is {status}"] if status != 0 or run_dir is None else differences(expected.run_dir, run_dir)
-    )
-    if status != 0 or run_dir is None:
-        wrong += console.splitlines()[-3:]
+    if status == 0 and run_dir is not None:
+        wrong = differences(expected.run_dir, run_dir)
+    else:
+        wrong = [f"the exit status is {status}", *console.splitlines()[-3:]]
     for kill in kills:
         kill.wrong += wrong
     return kills

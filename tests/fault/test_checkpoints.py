@@ -59,8 +59,7 @@ def test_a_flipped_bit_never_becomes_another_content(tmp_path: Path) -> None:
         flip(path, place, rng.randrange(8))
         try:
             require_whole(path)
-        except CheckpointError as error:
-            assert "damaged" in str(error)
+        except CheckpointError:
             found += 1
         else:  # in what fills a gap, or in a time stamp: nothing is read from there
             assert same_content(loaded(path), content())
