@@ -191,8 +191,7 @@ def report_run(run: OpenRun, trainer: pl.Trainer) -> None:
     shown = os.path.relpath(run.directory.path)
     run.remark = describe_explosion(run.directory.history_path, len(module.class_names))
     if run.remark is not None:
-        kept = "" if best.best_epoch is None else f"; the weights of epoch {best.best_epoch + 1} are kept"
-        console.print(f"[bold red]{escape(run.remark + kept)}; lower optimizer.lr[/]")
+        console.print(f"[bold red]{escape(run.remark[:1].upper() + run.remark[1:])}; lower optimizer.lr[/]")
     if best.best_epoch is not None:
         last = ", but the last weights are kept (trainer.checkpoint=last)" if run.directory.stands_for == "last" else ""
         console.print(f"Best epoch: {best.best_epoch + 1} of {trainer.current_epoch}{last}")

@@ -3,8 +3,9 @@
     python -m tests.fault.kill_at_random --kills 50 --seed 0
 
 Tiny runs with different settings are killed at random moments, some of them again after they were resumed, until so
-many kills are done. Every run then has to have logged the losses and rates of the undisturbed run of the same settings, step
-by step, and to end with its history and its weights, bit for bit. Each kill is one row of the table that is printed.
+many kills are done. Every run then has to have logged the losses and rates of the undisturbed run of the same settings,
+step by step, and to end with its history and its weights, bit for bit. Each kill is one row of the table that is
+printed.
 
 The processes are forked, see `tests.fault.forked`: a kill costs some seconds, not many.
 """
@@ -264,7 +265,7 @@ def disturb(
     return kills
 
 
-def kill_many(num_kills: int, seed: int, folder: Path, say: Callable[[str], None]) -> list[Kill]:
+def kill_many(num_kills: int, seed: int, kinds: Sequence[str], folder: Path, say: Callable[[str], None]) -> list[Kill]:
     """Do so many kills, one kind of run after the other."""
     rng = random.Random(seed)
     shared = [*TINY, f"paths.cache={folder / 'cache'}"]
@@ -272,7 +273,7 @@ def kill_many(num_kills: int, seed: int, folder: Path, say: Callable[[str], None
     kills: list[Kill] = []
     number = 0
     while len(kills) < num_kills:
-        kind = list(KINDS)[number % len(KINDS)]
+        kind = kinds[number % len(kinds)]
         number += 1
         words = [*shared, *KINDS[kind]]
         if kind not in expected:
@@ -288,13 +289,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--kinds", type=int, nargs="+", default=range(len(KINDS)), help="which settings, by their numbers from 0"
+    )
     parser.add_argument("--folder", type=Path, help="where the runs are left; default: a temporary folder")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = (chosen.folder or Path(temporary)).absolute()
         print("| kill | settings | killed in | whole epochs | resumed, against the undisturbed run |", flush=True)
         print("|---|---|---|---|---|", flush=True)
-        kills = kill_many(chosen.kills, chosen.seed, folder, lambda line: print(line, flush=True))
+        kinds = [list(KINDS)[number] for number in chosen.kinds]
+        kills = kill_many(chosen.kills, chosen.seed, kinds, folder, lambda line: print(line, flush=True))
     wrong = sum(bool(kill.wrong) for kill in kills)
     print()
     for phase, count in sorted(Counter(kill.phase for kill in kills).items()):

@@ -119,7 +119,7 @@ def test_an_exploding_loss_is_named_at_the_end(tmp_path: Path) -> None:
     worst = history[["train/loss", "val/loss"]].max().max()
     assert worst > 6.94, "else this run is none that explodes"
     said = " ".join(said.split())
-    assert f"the loss exploded: {history[['train/loss', 'val/loss']].max().idxmax()} {worst:.4g} in epoch" in said
+    assert f"The loss exploded: {history[['train/loss', 'val/loss']].max().idxmax()} {worst:.4g} in epoch" in said
     told = json.loads((run_dir / "status.json").read_text())
     assert told["status"] == "finished"
     assert "the loss exploded" in told["reason"]

@@ -28,10 +28,10 @@ class DurableCheckpointIO(TorchCheckpointIO):
     ``best.ckpt`` itself, or moves it from another file system, and does not flush.
 
     Args:
-        previous: target -> where the one that it replaces is kept.
+        previous: name of a file -> the name under which the one that it replaces is kept, in the same folder.
     """
 
-    def __init__(self, previous: Mapping[Path, Path] | None = None) -> None:
+    def __init__(self, previous: Mapping[str, str] | None = None) -> None:
         super().__init__()
         self._previous = dict(previous or {})
 
@@ -62,8 +62,8 @@ class DurableCheckpointIO(TorchCheckpointIO):
                 os.fsync(file.fileno())
             require_whole(temporary)
             temporary.chmod(0o644)
-            if target in self._previous and target.exists():
-                target.replace(self._previous[target])
+            if target.name in self._previous and target.exists():
+                target.replace(target.with_name(self._previous[target.name]))
             temporary.replace(target)
             _sync_folder(target.parent)
         except BaseException as error:

@@ -248,13 +248,18 @@ class CXRModule(pl.LightningModule):
         what = f"the training loss is {loss}"
         with_it = "" if norm is None else f", gradient norm of the last step {norm:.3g}"
         # Where every loss is looked at before its gradients take their place, those of the step before are still there.
+        first = place
         spoilt = norm is not None and not math.isfinite(norm) and place > 0 and _seen_at_once(outputs[place][3])
         if spoilt:
-            place, step = place - 1, step - 1
+            # Several batches may have made the step.
+            first, place, step = max(0, place - self.trainer.accumulate_grad_batches), place - 1, step - 1
             what, with_it = f"the gradient is not finite (norm {norm})", f", loss {float(outputs[place][3].mean()):.3g}"
         batch = sum(output[3].numel() for output in outputs[:place])
-        index = outputs[place][2]
-        records = (gather_all_tensors(index)[process] if is_distributed() else index).tolist()
+        index = torch.cat([output[2] for output in outputs[first : place + 1]])
+        if is_distributed():
+            of_all = gather_all_tensors(index)
+            index = torch.cat(of_all) if spoilt else of_all[process]
+        records = index.tolist()
         return DivergedError(
             f"{what} in batch {batch} of epoch {self.current_epoch} (optimizer step {step}, learning rate "
             f"{self._rate():.3g}{with_it}; {_rows(records)}); lower optimizer.lr",

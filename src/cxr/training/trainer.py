@@ -136,7 +136,7 @@ def build_trainer(
     if trial is not None:
         callbacks.append(TrialPruning(trial))
     callbacks.append(EndBetweenBatches(run_dir.last_checkpoint_path))
-    kept = {run_dir.last_checkpoint_path: run_dir.previous_checkpoint_path}
+    kept = {run_dir.last_checkpoint_path.name: run_dir.previous_checkpoint_path.name}
     return pl.Trainer(
         **devices,
         precision=precision,  # type: ignore[arg-type]
