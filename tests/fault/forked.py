@@ -87,7 +87,7 @@ class Forked:
     def has_ended(self) -> bool:
         return self.process.exitcode is not None
 
-    def wait(self, seconds: float = 240) -> int:
+    def wait(self, seconds: float = 3600) -> int:
         """The exit status, or minus the signal that it died of."""
         self.process.join(seconds)
         if self.process.exitcode is None:
@@ -95,7 +95,7 @@ class Forked:
             raise TimeoutError(f"it does not end: {self.console}")
         return self.process.exitcode
 
-    def wait_until(self, condition: Callable[[], bool], seconds: float = 240) -> None:
+    def wait_until(self, condition: Callable[[], bool], seconds: float = 3600) -> None:
         """Wait for something to happen while it runs."""
         until = time.monotonic() + seconds
         while not condition():

@@ -123,6 +123,7 @@ class CXRModule(pl.LightningModule):
         self.epoch_metrics: dict[str, dict[str, float]] = {}
         self._outputs: dict[str, list[tuple[Tensor, Tensor, Tensor, Tensor]]] = {"train": [], "val": [], "test": []}
         self._num_checked = 0
+        self._last_norm: Tensor | None = None  # of the gradients, which a validation puts away
         self._kept_outputs: list[Tensor] = []  # of an epoch in whose middle the training goes on
         # In tuples, where they are neither parts of the module nor of its checkpoints.
         self._fused: tuple[nn.Module, ...] = ()  # what was made of the network, once it was wanted
@@ -270,10 +271,19 @@ class CXRModule(pl.LightningModule):
         optimizer = self.optimizers(use_pl_optimizer=False)
         return float(optimizer.param_groups[-1]["lr"]) if isinstance(optimizer, torch.optim.Optimizer) else math.nan
 
+    def on_validation_model_zero_grad(self) -> None:
+        gradients = self._gradients()
+        self._last_norm = torch.nn.utils.get_total_norm(gradients) if gradients else None
+        super().on_validation_model_zero_grad()
+
+    def _gradients(self) -> list[Tensor]:
+        return [each.grad for each in self.network.parameters() if each.grad is not None]
+
     def _gradient_norm(self) -> float | None:
         """Norm of the gradients of the last step; None where there was none."""
-        gradients = [each.grad for each in self.network.parameters() if each.grad is not None]
-        return float(torch.nn.utils.get_total_norm(gradients)) if gradients else None
+        gradients = self._gradients()
+        norm = torch.nn.utils.get_total_norm(gradients) if gradients else self._last_norm
+        return None if norm is None else float(norm)
 
     def on_train_start(self) -> None:
         # What an earlier process has trained on in this epoch counts in its metrics; it is that of all processes.
