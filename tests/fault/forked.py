@@ -138,6 +138,7 @@ def _run(
     status = 1
     try:
         os.setsid()
+        multiprocessing.set_start_method(None, force=True)  # its own processes begin as they would without this one
         os.chdir(folder)
         console = os.open("console.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         for standard in (1, 2):

@@ -161,7 +161,7 @@ def differences(expected: Path, found: Path) -> list[str]:
     missing = steps.keys() - again.keys()
     said += [f"{len(wrong)} steps have another loss or rate (first: {min(wrong)})"] if wrong else []
     said += [f"{len(missing)} steps were not logged (first: {min(missing)})"] if missing else []
-    tables = [pd.read_csv(each / "history.csv", float_precision="round_trip") for each in (expected, found)]
+    tables = [pd.read_csv(each / "history.csv", dtype=str) for each in (expected, found)]
     if not tables[0].drop(columns="seconds").equals(tables[1].drop(columns="seconds")):
         said.append("history.csv")
     for name in ("best.ckpt", "last.ckpt"):
@@ -173,7 +173,8 @@ def differences(expected: Path, found: Path) -> list[str]:
                 said.append(f"{name}: {key}")
     measured = [json.loads((each / "metrics.json").read_text())["val"]["auroc"] for each in (expected, found)]
     said += ["metrics.json"] if measured[0] != measured[1] else []
-    said += ["split.csv"] if len({(each / "split.csv").read_bytes() for each in (expected, found)}) > 1 else []
+    for name in ("split.csv", "rates.csv"):
+        said += [name] if len({(each / name).read_bytes() for each in (expected, found)}) > 1 else []
     names = sorted(path.name for path in (found / "checkpoints").iterdir())
     said += [] if names == ["best.ckpt", "last.ckpt"] else [f"checkpoints/ holds {', '.join(names)}"]
     return said

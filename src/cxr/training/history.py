@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import math
 import time
 from pathlib import Path
@@ -63,9 +65,10 @@ class EpochHistory(pl.callbacks.Checkpoint):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._started = time.monotonic()
         if trainer.current_epoch > 0 and self._path.is_file():
-            # To the last digit, so that a resumed run leaves the file of an undisturbed one.
-            kept = pd.read_csv(self._path, float_precision="round_trip")
-            self._rows = kept[kept["epoch"] < trainer.current_epoch].to_dict("records")  # type: ignore[assignment]
+            # To the last digit, so that a resumed run leaves the file of an undisturbed one; each cell is a number.
+            with self._path.open(newline="", encoding="utf-8") as file:
+                kept = [{name: json.loads(cell) for name, cell in row.items() if cell} for row in csv.DictReader(file)]
+            self._rows = [row for row in kept if row["epoch"] < trainer.current_epoch]
             if self._rows:
                 self._started -= self._rows[-1]["seconds"]
 
