@@ -111,7 +111,7 @@ def test_a_gradient_that_is_not_finite_is_told_from_a_loss(tmp_path: Path) -> No
 
 
 def test_an_exploding_loss_is_named_at_the_end(tmp_path: Path) -> None:
-    words = [*TINY, "logger=none", "trainer.max_epochs=2", "optimizer.name=sgd", "optimizer.lr=10", "schedule=constant"]
+    words = [*TINY, "logger=none", "trainer.max_epochs=1", "optimizer.name=sgd", "optimizer.lr=1", "schedule=constant"]
     status, said = run(words, tmp_path)
     assert status == 0, said
     run_dir = the_run(tmp_path)

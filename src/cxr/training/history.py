@@ -32,16 +32,20 @@ def describe_explosion(path: Path, num_classes: int) -> str | None:
         path: of ``history.csv``.
         num_classes: C >= 2.
     """
-    if not path.is_file():
-        return None
-    history = pd.read_csv(path)
+    rows = _read(path) if path.is_file() else []
+    losses = [(row[name], name, row) for row in rows for name in ("train/loss", "val/loss") if name in row]
+    loss, name, row = max(losses, key=lambda each: each[0], default=(0.0, "", {}))
     guess = math.log(num_classes)
-    losses = history[[name for name in ("train/loss", "val/loss") if name in history]].stack()
-    if losses.empty or not losses.max() > _EXPLODED * guess:
+    if loss <= _EXPLODED * guess:
         return None
-    row, name = losses.idxmax()
-    epoch, lr = int(history.loc[row, "epoch"]) + 1, float(history.loc[row, "lr"])
-    return f"the loss exploded: {name} {losses.max():.4g} in epoch {epoch} (a guess costs {guess:.2f}, rate {lr:.3g})"
+    where = f"in epoch {row['epoch'] + 1} (a guess costs {guess:.2f}, rate {row['lr']:.3g})"
+    return f"the loss exploded: {name} {loss:.4g} {where}"
+
+
+def _read(path: Path) -> list[dict[str, float]]:
+    """The rows of ``history.csv``, to the last digit; each cell is a number, or there is none."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return [{name: json.loads(cell) for name, cell in row.items() if cell} for row in csv.DictReader(file)]
 
 
 class EpochHistory(pl.callbacks.Checkpoint):
@@ -65,10 +69,8 @@ class EpochHistory(pl.callbacks.Checkpoint):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._started = time.monotonic()
         if trainer.current_epoch > 0 and self._path.is_file():
-            # To the last digit, so that a resumed run leaves the file of an undisturbed one; each cell is a number.
-            with self._path.open(newline="", encoding="utf-8") as file:
-                kept = [{name: json.loads(cell) for name, cell in row.items() if cell} for row in csv.DictReader(file)]
-            self._rows = [row for row in kept if row["epoch"] < trainer.current_epoch]
+            # A resumed run leaves the file of an undisturbed one.
+            self._rows = [row for row in _read(self._path) if row["epoch"] < trainer.current_epoch]
             if self._rows:
                 self._started -= self._rows[-1]["seconds"]
 
