@@ -39,9 +39,12 @@ def build_data(settings: Settings, run: OpenRun) -> CXRDataModule:
     kind, unit = settings["data"]["split"]["kind"], settings["data"]["split"]["unit"]
     refuses = settings["audit"]["on_leak"] == "refuse" and not leaks_by_intention(kind, unit)
     if run.first:
-        report_data(run.directory.split_path, run.directory.dropped_path, data)
+        # Data with which a run goes on are held against its checkpoint later; others must not take the place of its own.
+        folder = run.directory.path if run.checkpoint_path is None else None
+        report_data(folder, data)
         audit = audit_data(data, settings, shortcuts=settings["audit"]["shortcuts"])
-        write_audit(audit, run.directory.path)
+        if folder is not None:
+            write_audit(audit, folder)
         report_audit(audit)
     leaks = data.leaks
     if leaks and refuses:
@@ -111,7 +114,7 @@ def audit_collection(settings: Settings) -> tuple[Audit, Path]:
     paths = settings["paths"]
     data = _read_and_divide(settings)
     folder = make_folder(paths["output"], f"audit/{settings['data']['name']}")
-    report_data(folder / "split.csv", folder / "dropped.csv", data)
+    report_data(folder, data)
     audit = audit_data(data, settings, shortcuts=settings["shortcuts"])
     write_audit(audit, folder)
     write_audit_page(audit, folder, data.records, data.pairs, paths["cache"], thumbnails=settings["thumbnails"])

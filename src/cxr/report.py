@@ -37,10 +37,12 @@ def _console() -> Console:
     return console if console.is_terminal else Console(highlight=False, soft_wrap=True, width=160)
 
 
-def report_data(split_path: Path, dropped_path: Path, data: CXRDataModule) -> None:
-    """Print what was kept and dropped and how it is divided; save both."""
-    write_atomically(split_path, to_csv(data.records.drop(columns=["path", "predefined_split"])))
-    write_atomically(dropped_path, to_csv(data.dropped))
+def report_data(folder: Path | None, data: CXRDataModule) -> None:
+    """Print what was kept and dropped and how it is divided; save both in a folder, where one is given."""
+    if folder is not None:
+        run = RunDirectory(folder)
+        write_atomically(run.split_path, to_csv(data.records.drop(columns=["path", "predefined_split"])))
+        write_atomically(run.dropped_path, to_csv(data.dropped))
     console = _console()
     console.print(_accounting_table(data))
     for note in data.notes:

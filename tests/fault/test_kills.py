@@ -17,6 +17,7 @@ import yaml
 from tests.fault.forked import TINY, Forked, run, start, the_run
 from tests.fault.kill_at_random import KINDS, differences, disturb, train_undisturbed
 
+from cxr.interruption import asked
 from cxr.training.checkpoint_io import DurableCheckpointIO
 from cxr.training.module import CXRModule
 from cxr.training.run_directory import RunDirectory
@@ -173,7 +174,7 @@ def stopped(undisturbed: Undisturbed, tmp_path_factory: pytest.TempPathFactory) 
         ("data.batch_size=16", "data.batch_size: 8 -> 16"),
         ("trainer.max_epochs=9", "trainer.max_epochs: 4 -> 9"),
         ("data.positive=other", "data.positive: covid -> other"),
-        ("data.sources.phantom.seed=4", "data.sources.phantom.seed: 0 -> 4"),
+        ("data.sources.phantom.num_patients=31", "data.sources.phantom.num_patients: 30 -> 31"),
     ],
 )
 def test_what_would_make_it_another_run_is_refused_old_against_new(
@@ -197,6 +198,8 @@ def test_other_files_under_the_old_names_are_refused(stopped: tuple[Path, list[s
     assert status == 3
     assert "the checkpoint: 1 of" in said.splitlines()[-1]
     assert "files are not those that were divided" in said.splitlines()[-1]
+    kept, refused = contents_of(stopped[0]), contents_of(run_dir)
+    assert all(refused[name] == kept[name] for name in kept if name.endswith((".csv", ".ckpt", "config.yaml")))
 
 
 # --------------------------------------------------------------------------------------------------------- signals
@@ -205,62 +208,68 @@ def test_other_files_under_the_old_names_are_refused(stopped: tuple[Path, list[s
 LONG = [*TINY, "trainer.max_epochs=1000"]
 
 
-def slow_steps() -> None:
-    """Let every step take long enough for a signal to come within it."""
+def wait_in_step(seconds: float) -> None:
+    """Let a step of the second epoch last until a signal comes, and so long behind it."""
     step = CXRModule.training_step
 
-    def slow(self: CXRModule, batch: Any, batch_idx: int) -> Any:
+    def waits(self: CXRModule, batch: Any, batch_idx: int) -> Any:
         if self.current_epoch >= 1:
             Path("in_step").touch()
-            time.sleep(1)
+            while asked() is None:
+                time.sleep(0.01)
+            time.sleep(seconds)
         return step(self, batch, batch_idx)
 
-    CXRModule.training_step = slow  # type: ignore[method-assign]
+    CXRModule.training_step = waits  # type: ignore[method-assign]
 
 
-@pytest.fixture
-def in_a_step(undisturbed: Undisturbed, tmp_path: Path) -> Forked:
+def in_a_step(undisturbed: Undisturbed, folder: Path, seconds: float = 0.2) -> Forked:
     """A training in the middle of a step of its second epoch."""
     cache = next(word for word in undisturbed[1] if word.startswith("paths.cache="))
-    forked = start([*LONG, cache], tmp_path, slow_steps)
-    forked.wait_until((tmp_path / "in_step").exists)
+    forked = start([*LONG, cache], folder, wait_in_step, seconds)
+    forked.wait_until((folder / "in_step").exists)
     return forked
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2])
-def test_a_signal_ends_it_at_the_next_step_with_a_checkpoint(in_a_step: Forked, number: signal.Signals) -> None:
-    in_a_step.tell(number)
-    assert in_a_step.wait() == 128 + number, in_a_step.console
-    run_dir = the_run(in_a_step.folder)
+def test_a_signal_ends_it_at_the_next_step_with_a_checkpoint(
+    undisturbed: Undisturbed, tmp_path: Path, number: signal.Signals
+) -> None:
+    forked = in_a_step(undisturbed, tmp_path)
+    forked.tell(number)
+    assert forked.wait() == 128 + number, forked.console
+    run_dir = the_run(forked.folder)
     told = RunDirectory(run_dir).read_status()
     assert (told["status"], told["exit_status"]) == ("interrupted", 128 + number)
     last = torch.load(run_dir / "checkpoints" / "last.ckpt", weights_only=True)
     batches = last["loops"]["fit_loop"]["epoch_loop.batch_progress"]
     assert last["epoch"] == 1
-    assert batches["current"]["completed"] == 1, "the step that it was in is whole, and no other began"
+    assert batches["current"]["processed"] == 1, "the step that it was in is whole, and no other began"
 
 
-def test_a_second_ctrl_c_leaves_at_once_and_touches_no_file(in_a_step: Forked) -> None:
-    run_dir = the_run(in_a_step.folder)
+def test_a_second_ctrl_c_leaves_at_once_and_touches_no_file(undisturbed: Undisturbed, tmp_path: Path) -> None:
+    forked = in_a_step(undisturbed, tmp_path, 60)
+    run_dir = the_run(forked.folder)
     before = contents_of(run_dir)
-    in_a_step.tell(signal.SIGINT)
+    forked.tell(signal.SIGINT)
     time.sleep(0.6)  # sooner it would be the same one, handed on by another program
-    in_a_step.tell(signal.SIGINT)
-    assert in_a_step.wait(10) == 130
+    forked.tell(signal.SIGINT)
+    assert forked.wait(10) == 130
     assert contents_of(run_dir) == before
     run = RunDirectory(run_dir)
     assert run.read_status()["status"] == "running", "nobody was left to write that it ended"
     told = run.find_status()
     assert told["status"] == "failed"
-    assert f"process {in_a_step.number} is gone" in told["reason"]
+    assert f"process {forked.number} is gone" in told["reason"]
 
 
-def test_a_run_that_lives_is_said_to_run_and_is_left_alone(in_a_step: Forked) -> None:
-    run_dir = the_run(in_a_step.folder)
+def test_a_run_that_lives_is_said_to_run_and_is_left_alone(undisturbed: Undisturbed, tmp_path: Path) -> None:
+    forked = in_a_step(undisturbed, tmp_path)
+    run_dir = the_run(forked.folder)
     words = [*LONG, f"paths.cache={yaml.safe_load((run_dir / 'config.yaml').read_text())['paths']['cache']}"]
     assert RunDirectory(run_dir).find_status()["status"] == "running"
-    status, said = run([*words, "resume=auto"], in_a_step.folder)
+    status, said = run([*words, "resume=auto"], forked.folder)
     assert status == 2
-    assert f"a living process (number {in_a_step.number}) writes it" in said.splitlines()[-1]
-    in_a_step.kill()
+    assert f"a living process (number {forked.number}) writes it" in said.splitlines()[-1]
+    forked.kill()
     assert RunDirectory(run_dir).find_status()["status"] == "failed"
