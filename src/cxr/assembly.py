@@ -39,7 +39,7 @@ def build_data(settings: Settings, run: OpenRun) -> CXRDataModule:
     kind, unit = settings["data"]["split"]["kind"], settings["data"]["split"]["unit"]
     refuses = settings["audit"]["on_leak"] == "refuse" and not leaks_by_intention(kind, unit)
     if run.first:
-        # Data with which a run goes on are held against its checkpoint later; others must not take the place of its own.
+        # Data with which a run goes on are held against its checkpoint later; others must not replace its own here.
         folder = run.directory.path if run.checkpoint_path is None else None
         report_data(folder, data)
         audit = audit_data(data, settings, shortcuts=settings["audit"]["shortcuts"])
