@@ -41,9 +41,12 @@ def build_data(settings: Settings, run: OpenRun) -> CXRDataModule:
     kind, unit = settings["data"]["split"]["kind"], settings["data"]["split"]["unit"]
     refuses = settings["audit"]["on_leak"] == "refuse" and not leaks_by_intention(kind, unit)
     if run.first:
-        report_data(run.directory.split_path, run.directory.dropped_path, data)
+        # Data with which a run goes on are held against its checkpoint later; others must not replace its own here.
+        folder = run.directory.path if run.checkpoint_path is None else None
+        report_data(folder, data)
         audit = audit_data(data, settings, shortcuts=settings["audit"]["shortcuts"])
-        write_audit(audit, run.directory.path)
+        if folder is not None:
+            write_audit(audit, folder)
         report_audit(audit)
     leaks = data.leaks
     if leaks and refuses:
@@ -116,7 +119,7 @@ def audit_collection(settings: Settings) -> tuple[Audit, Path]:
     with naming_all_bad(lambda: new_folder() / "dropped.csv"):
         data = _read_and_divide(settings)
     folder = new_folder()
-    report_data(folder / "split.csv", folder / "dropped.csv", data)
+    report_data(folder, data)
     audit = audit_data(data, settings, shortcuts=settings["shortcuts"])
     write_audit(audit, folder)
     write_audit_page(audit, folder, data.records, data.pairs, paths["cache"], thumbnails=settings["thumbnails"])
@@ -178,6 +181,7 @@ def build_trainer(settings: Settings, run: OpenRun) -> pl.Trainer:
     run.track()
     stages = _stages(settings)
     chosen = {name: value for name, value in settings["trainer"].items() if name != "checkpoint"}  # asked afterwards
+    begins_again = run.job.continues is not None and run.checkpoint_path is None
     trainer = build(
         run_dir=run.directory,
         stage_control=StageControl(say, partial(report_range_test, run)),
@@ -186,10 +190,13 @@ def build_trainer(settings: Settings, run: OpenRun) -> pl.Trainer:
         logger=run.logger,
         progress=run.first,
         trial=join_trial(chosen["max_epochs"]),
+        say=say,
         **chosen,
     )
     if run.first:
         report_trainer(trainer)
+        if begins_again:
+            say("No checkpoint was written before the run was stopped: it begins again")
     return trainer
 
 

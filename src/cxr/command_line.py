@@ -32,7 +32,7 @@ from cxr.config_check import SettingError, check, check_key, check_range, check_
 from cxr.errors import ConfigurationError, CxrError
 from cxr.help_text import help_text
 from cxr.interruption import listen
-from cxr.resumption import require_resumable
+from cxr.resumption import AUTO, find_unfinished, require_resumable
 from cxr.search_space import check_options, read_space, require_optuna
 from cxr.sweeps.child import Membership, join_sweep
 from cxr.sweeps.ray_jobs import require_ray
@@ -98,10 +98,12 @@ def launch(
     _register(program)
     listen()
     place = join_sweep() if program == "train" else None
+    continues: Path | None = None
     try:
         # What another process has started is checked, and what further processes of a run would check it holds itself.
         checked = place is not None or (program == "train" and RunDirectory.is_joined())
-        if program == "train" and not checked:
+        # Lightning starts further processes with what this has made of the words; torchrun and srun with the words.
+        if program == "train" and place is None and not (checked and _names_configuration(arguments)):
             arguments = _with_what_was_typed_first(arguments)
         flags, unknown = get_args_parser().parse_known_args(arguments)
         if unknown:
@@ -111,14 +113,14 @@ def launch(
         asks_hydra = flags.hydra_help or flags.shell_completion
         if not asks_hydra and not checked:
             config_name = flags.config_name if flags.config_name is not None else program
-            _check_before_start(program, config_name, flags.config_dir, flags.overrides, flags.multirun)
-    except ConfigurationError as error:
+            continues = _check_before_start(program, config_name, flags.config_dir, flags.overrides, flags.multirun)
+    except CxrError as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
         return _say(error)
 
     sys.argv[1:] = [_open(word) for word in arguments]
-    run_job = _Task(task, program, place)
+    run_job = _Task(task, program, place, continues)
     if not asks_hydra:
         tune_allocator()  # only effective before torch is imported
     hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=program)(run_job)()
@@ -138,12 +140,15 @@ class _Task:
         statuses: the exit status of each that failed.
     """
 
-    def __init__(self, task: Callable[[Job], None], program: str, place: Membership | None) -> None:
+    def __init__(
+        self, task: Callable[[Job], None], program: str, place: Membership | None, continues: Path | None
+    ) -> None:
         self.jobs: list[Job] = []
         self.statuses: list[int] = []
         self._task = task
         self._program = program
         self._place = place
+        self._continues = continues
         self._held = ExitStack()
 
     def __call__(self, config: DictConfig) -> None:
@@ -164,8 +169,11 @@ class _Task:
             return Job(settings, overrides, place.sweep_dir, place.number, own if place.continues else None)
         if choices.mode == RunMode.MULTIRUN:
             return Job(settings, overrides, Path(choices.sweep.dir), int(choices.job.num))
-        resumed = settings.get("resume")
-        return Job(settings, overrides, None, 0, None if resumed is None else Path(resumed))
+        continues = self._continues
+        if continues is None and RunDirectory.is_joined() and settings.get("resume") is not None:
+            # The first process has decided whether the run goes on; the checkpoint in its directory says so.
+            continues = Path(settings["resume"])
+        return Job(settings, overrides, None, 0, continues)
 
     def run_batch(
         self,
@@ -296,12 +304,12 @@ def _with_what_was_typed_first(arguments: Sequence[str]) -> list[str]:
     """
     words = list(arguments)
     resumed = next((word.partition("=")[2] for word in words if word.startswith("resume=")), None)
+    if resumed == AUTO:
+        return words
     if resumed is not None:
         if any(word in ("-m", "--multirun") for word in words):
-            raise ConfigurationError(
-                f"resume={resumed}: continues one run; a multirun goes on with sweep.resume=<folder>"
-            )
-        if any(word.startswith(("--config-dir", "--config-name", "-cd", "-cn")) for word in words):
+            raise ConfigurationError(_ONE_RUN.format(resumed))
+        if _names_configuration(words):
             raise ConfigurationError(f"resume={resumed}: takes the configuration of the run; give no other")
         if not RunDirectory(Path(resumed)).config_path.is_file():
             raise ConfigurationError(f"resume={resumed}: no run directory (there is no config.yaml)")
@@ -322,6 +330,10 @@ def _with_what_was_typed_first(arguments: Sequence[str]) -> list[str]:
         ) from None
     now = ("sweep.name=", "sweep.resume=", *(f"{word.partition('=')[0]}=" for word in words if "=" in word))
     return [*words, *(word for word in typed if not word.startswith(now))]
+
+
+def _names_configuration(words: Sequence[str]) -> bool:
+    return any(word.startswith(("--config-dir", "--config-name", "-cd", "-cn")) for word in words)
 
 
 def _register(program: str) -> None:
@@ -367,12 +379,17 @@ def _checked(config: DictConfig, program: str) -> dict[str, Any]:
 
 def _check_before_start(
     program: str, config_name: str, config_dir: str | None, overrides: Sequence[str], multirun: bool
-) -> None:
+) -> Path | None:
     """Compose and check what was typed.
+
+    Returns:
+        The directory of the run that goes on; None for a new one.
 
     Raises:
         ConfigurationError: one line for the first mistake.
+        DivergedError: the run that would go on would diverge again.
     """
+    continues: Path | None = None
     folders = [CONF_DIR]
     if config_dir is not None:
         folders.append(Path(config_dir).resolve())
@@ -403,7 +420,7 @@ def _check_before_start(
         if program == "train":
             _check_sweep(config, settings, multirun)
             if settings["resume"] is not None:
-                require_resumable(settings["resume"], settings)
+                continues = _resumed(settings, multirun)
         elif multirun and _starts_processes(config):
             raise ConfigurationError(
                 f"hydra/launcher={_launcher(config).removesuffix('Launcher').lower()}: starts trainings only; "
@@ -413,6 +430,26 @@ def _check_before_start(
         for name, value in tried[:MAX_VALUES_TRIED]:
             others = [f"{other}={values[0]}" for other, values in sweeps.items() if other != name]
             _compose(config_name, [*where, *single, *others, f"{name}={value}"], program)
+    return continues
+
+
+def _resumed(settings: dict[str, Any], multirun: bool) -> Path | None:
+    """The directory of the run that ``resume`` asks for; None where the same command has none yet, and that is said.
+
+    Raises:
+        ConfigurationError, DivergedError: it cannot go on.
+    """
+    if multirun:
+        raise ConfigurationError(_ONE_RUN.format(settings["resume"]))
+    if settings["resume"] != AUTO:
+        require_resumable(settings["resume"], settings)
+        return Path(settings["resume"])
+    found, line = find_unfinished(settings)
+    print(line, flush=True)
+    return found
+
+
+_ONE_RUN = "resume={}: continues one run; a multirun goes on with sweep.resume=<folder>, or under its sweep.name"
 
 
 def _launcher(config: DictConfig) -> str:

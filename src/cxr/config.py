@@ -497,7 +497,8 @@ class TrainConfig:
     sweep: Sweep = setting(Sweep(), "where the jobs of a multirun (-m) go")
     resume: str | None = setting(
         None,
-        "directory of a run that goes on from its last checkpoint, with the settings that it has",
+        "directory of a run that goes on from its last checkpoint, with the settings that it has; auto: the newest run "
+        "of these settings that did not finish, or a new one",
         changes_result=False,
     )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class CxrError(Exception):
     """A mistake that its user can mend; the message is one line: what, the value, the way out."""
@@ -22,9 +24,18 @@ class DataError(CxrError):
 
 
 class DivergedError(CxrError):
-    """The loss, a gradient or an answer of the network is not finite."""
+    """The loss, a gradient, a weight or an answer of the network is not finite.
+
+    Args:
+        message: one line that names no patient and no file: it is sent to whoever tracks the run.
+        records: rows of ``split.csv``, counted from 0, that the batch consisted of.
+    """
 
     exit_status = 4
+
+    def __init__(self, message: str, records: Sequence[int] = ()) -> None:
+        super().__init__(message)
+        self.records = list(records)
 
 
 class CheckpointError(CxrError):

@@ -6,10 +6,13 @@ import os
 import tempfile
 from pathlib import Path
 
+# The ending of a file that is not whole yet; what is left of one was never put in its place.
+UNFINISHED = ".part"
+
 
 def write_atomically(path: Path, text: str) -> None:
     """Write a text file so that it is there whole or not at all, also after a power cut."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=UNFINISHED)
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as stream:
             stream.write(text)
@@ -23,3 +26,9 @@ def write_atomically(path: Path, text: str) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what is left in a folder of files whose writing was cut off; nobody may be writing there."""
+    for path in folder.glob(f".*{UNFINISHED}"):
+        path.unlink(missing_ok=True)

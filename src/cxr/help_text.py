@@ -19,6 +19,7 @@ Train a classifier of chest radiographs; the test set stays closed.
   python train.py -m optimizer.lr=1e-4,1e-3 balance=none,oversample
                                                        a multirun: every combination, a table at the end
   python train.py -m <...> sweep.name=<name>           typed again, it goes on where it was stopped
+  python train.py <...> resume=auto                    typed again, it goes on where it was stopped, or begins
   python train.py resume=<run>                         a run goes on from its last checkpoint
   python train.py --config-dir <run> --config-name config
                                                        a run again, from its own directory""",

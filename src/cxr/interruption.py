@@ -1,7 +1,8 @@
 """How does a program end that is told to, where nothing is half done?
 
 SIGINT and SIGTERM end it with 130 and 143: at once, or, while work goes on that must not be cut anywhere, at the next
-place that is fit for it. SIGUSR2, by which a cluster says that the time runs out, ends it in the same way with 140.
+place that is fit for it. SIGUSR1 and SIGUSR2, by which clusters say that the time runs out, end it in the same way with
+138 and 140.
 """
 
 from __future__ import annotations
@@ -21,6 +22,11 @@ TIME_RUNS_OUT: Final[int | None] = getattr(signal, "SIGUSR2", None)
 # (uv run, srun) hands on what the terminal has sent to the whole process group.
 SAME_INTERRUPT = 0.4
 
+# All that end a program; Windows has two of them.
+SIGNALS: Final = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)
+)
+
 _asked: int | None = None  # the signal that came
 _asked_at = 0.0
 _deferring = False
@@ -28,20 +34,18 @@ _deferring = False
 
 def listen() -> None:
     """End with `SystemExit` 128 + its number after a signal; another SIGINT ends the process on the spot."""
-    for number in (signal.SIGINT, signal.SIGTERM, TIME_RUNS_OUT):
-        if number is not None:
-            signal.signal(number, _on_signal)
+    for number in SIGNALS:
+        signal.signal(number, _on_signal)
 
 
 @contextmanager
 def asked_through(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Within, SIGINT and SIGTERM go to a handler, and afterwards to whom they went before."""
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, handler) for number in numbers]
+    """Within, the signals that end a program go to a handler, and afterwards to whom they went before."""
+    before = [signal.signal(number, handler) for number in SIGNALS]
     try:
         yield
     finally:
-        for number, earlier in zip(numbers, before, strict=True):
+        for number, earlier in zip(SIGNALS, before, strict=True):
             signal.signal(number, earlier)
 
 
@@ -66,7 +70,7 @@ def end_if_asked() -> None:
     """End the program if a signal came while that was deferred.
 
     Raises:
-        SystemExit: 130, 143 or 140.
+        SystemExit: 130, 143, 138 or 140.
     """
     if _asked is not None:
         end(_asked)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
-import zipfile
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +18,8 @@ import yaml
 from cxr.command_line import Job
 from cxr.errors import CheckpointError, CxrError, DivergedError
 from cxr.evaluation.comparison.configurations import balance_in_words
-from cxr.files import write_atomically
-from cxr.interruption import defer, end_if_asked, resume
+from cxr.files import remove_unfinished, write_atomically
+from cxr.interruption import SIGNALS, defer, end_if_asked, resume
 from cxr.resumption import OF_THE_CALL
 from cxr.run_names import job_name, single_name
 from cxr.training.accelerators import resolve_devices, resolve_precision
@@ -40,9 +42,6 @@ defaults:
 """
 
 
-SIGNALLED = (130, 143, 140)  # what a program ends with after a signal, see `cxr.interruption`
-
-
 @dataclass
 class OpenRun:
     """A run while it goes on.
@@ -51,7 +50,8 @@ class OpenRun:
         job: what was asked for.
         directory: where the run keeps its books.
         first: whether this is the process that keeps the books.
-        pruned: how it was pruned, in words, where it was a trial that ended early.
+        remark: what must be known of a run that did not fail: how it was pruned, or that its loss exploded.
+        pruned: whether it was a trial that ended early.
         logger: where its metrics go, once `track` was called; None for none, and in all processes but the first.
         tracking_dir: what the tracker writes; None before `track`, and where there is none.
     """
@@ -61,21 +61,39 @@ class OpenRun:
     first: bool
     logger: Logger | None = None
     tracking_dir: Path | None = None
-    pruned: str | None = None
+    remark: str | None = None
+    pruned: bool = False
 
-    @property
+    @cached_property
     def checkpoint_path(self) -> Path | None:
         """Where training goes on; None where it begins: also where a run was stopped in its first epoch.
 
+        A damaged checkpoint is put aside, with a warning, and the one before it is taken. All of them lead to the same
+        end, some by a longer way.
+
         Raises:
-            CheckpointError: the checkpoint is damaged.
+            CheckpointError: there are checkpoints, and all are damaged.
         """
-        path = self.directory.last_checkpoint_path
-        if self.job.continues is None or not path.is_file():
+        from cxr.training.checkpoint_io import require_whole
+
+        if self.job.continues is None:
             return None
-        if not zipfile.is_zipfile(path):
-            raise CheckpointError(f"{path}: damaged; delete it to begin the run again")
-        return path
+        run = self.directory
+        damaged = []
+        for path in (run.last_checkpoint_path, run.previous_checkpoint_path, run.best_checkpoint_path):
+            try:
+                require_whole(path)
+            except FileNotFoundError:  # also put aside, a moment ago, by the first process of the run
+                continue
+            except (CheckpointError, OSError) as error:
+                damaged.append((path, " ".join(str(error).split())))
+                continue
+            if self.first:
+                _put_aside(damaged, path)
+            return path
+        if damaged:
+            raise CheckpointError(f"{damaged[0][1]}; no whole one is left: delete it to begin the run again")
+        return None
 
     def track(self) -> None:
         """Open the tracking: not before there is something to track, so that a mistake in the data leaves no trace.
@@ -192,6 +210,8 @@ def open_run(job: Job) -> Iterator[OpenRun]:
     with directory.held():
         if job.continues is not None:
             RunDirectory.reopen(directory.path)
+            for folder in (directory.path, directory.checkpoints_dir):
+                remove_unfinished(folder)
         yield from _kept_books(OpenRun(job, directory, first=True), cuda=devices["accelerator"] == "cuda")
 
 
@@ -207,22 +227,28 @@ def _kept_books(run: OpenRun, *, cuda: bool) -> Iterator[OpenRun]:
             write_atomically(directory.config_path, _CONFIG_HEAD.format(path=os.path.relpath(directory.path)) + text)
         _note_environment(directory, describe_environment(cuda=cuda))
         yield run
-        status, exit_status = "finished" if run.pruned is None else "pruned", 0
-        told = reason = run.pruned
+        status, exit_status = "pruned" if run.pruned else "finished", 0
+        told = reason = run.remark
+        directory.previous_checkpoint_path.unlink(missing_ok=True)
     except CxrError as error:
         status = "diverged" if isinstance(error, DivergedError) else "failed"
         reason, exit_status = " ".join(str(error).split()), error.exit_status
         told = reason if isinstance(error, DivergedError) else type(error).__name__
+        if isinstance(error, DivergedError) and error.records:
+            _list_records(directory, error.records)
         raise
     except SystemExit as end:
         exit_status = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
         told = reason = f"exit status {exit_status}"
-        if exit_status in SIGNALLED:
+        if exit_status - 128 in SIGNALS:
             status = "interrupted"
         raise
     except BaseException as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         told = type(error).__name__
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            reason = f"{error.filename or directory.path}: cannot be written ({error.strerror})"
+            raise CxrError(f"{reason}; make room, and go on with resume={os.path.relpath(directory.path)}") from error
         raise
     finally:
         tracked = run.job.settings["logger"]["name"] == "wandb"
@@ -231,7 +257,34 @@ def _kept_books(run: OpenRun, *, cuda: bool) -> Iterator[OpenRun]:
             # it would be missed.
             run.track()
         run.close_tracking(exit_status, status, told)
-        run.directory.write_status(status, reason=reason, exit_status=exit_status)  # type: ignore[arg-type]
+        try:
+            run.directory.write_status(status, reason=reason, exit_status=exit_status)  # type: ignore[arg-type]
+        except OSError as error:  # as on a full disk; what ended the run must still be said
+            _warn(f"{run.directory.status_path}: cannot be written ({error.strerror}); the run is {status}: {reason}")
+
+
+def _put_aside(damaged: Sequence[tuple[Path, str]], taken: Path) -> None:
+    """Keep damaged checkpoints where nothing takes them for whole, and say so."""
+    for path, why in damaged:
+        aside = path.with_name(f"{path.name}.damaged")
+        path.replace(aside)
+        _warn(f"{why}; it is kept as {aside.name}, and the run goes on from {taken.name}, which was written before it")
+
+
+def _warn(line: str) -> None:
+    print(f"warning: {line}", file=sys.stderr, flush=True)
+
+
+def _list_records(directory: RunDirectory, records: Sequence[int]) -> None:
+    """Write ``diverged.csv``: the rows of ``split.csv`` with which a training diverged, and their numbers there."""
+    import pandas as pd
+
+    from cxr.sources.spreadsheet import restored, to_csv
+
+    split = restored(pd.read_csv(directory.split_path, dtype=str, keep_default_na=False))
+    table = split.iloc[list(records)]
+    table.insert(0, "row", list(records))
+    write_atomically(directory.diverged_path, to_csv(table))
 
 
 def _note_environment(directory: RunDirectory, environment: dict[str, Any]) -> None:

@@ -37,10 +37,12 @@ def _console() -> Console:
     return console if console.is_terminal else Console(highlight=False, soft_wrap=True, width=160)
 
 
-def report_data(split_path: Path, dropped_path: Path, data: CXRDataModule) -> None:
-    """Print what was kept and dropped and how it is divided; save both."""
-    write_atomically(split_path, to_csv(data.records.drop(columns=["path", "predefined_split"])))
-    write_atomically(dropped_path, to_csv(data.dropped))
+def report_data(folder: Path | None, data: CXRDataModule) -> None:
+    """Print what was kept and dropped and how it is divided; save both in a folder, where one is given."""
+    if folder is not None:
+        run = RunDirectory(folder)
+        write_atomically(run.split_path, to_csv(data.records.drop(columns=["path", "predefined_split"])))
+        write_atomically(run.dropped_path, to_csv(data.dropped))
     console = _console()
     console.print(_accounting_table(data))
     for note in data.notes:
@@ -160,6 +162,7 @@ def report_run(run: OpenRun, trainer: pl.Trainer) -> None:
     from cxr.evaluation.evaluate import evaluate_run
     from cxr.evaluation.summary import metrics_table
     from cxr.training.callbacks import BestCheckpoint
+    from cxr.training.history import describe_explosion
     from cxr.training.pruning import TrialPruning
     from cxr.training.tracking import summarise
 
@@ -178,7 +181,7 @@ def report_run(run: OpenRun, trainer: pl.Trainer) -> None:
     summarise(run.logger, best.best_metrics, best.best_epoch, cost=cost)
     pruning = next((each for each in trainer.callbacks if isinstance(each, TrialPruning)), None)  # type: ignore[attr-defined]
     if pruning is not None and pruning.pruned is not None:
-        run.pruned = pruning.pruned
+        run.pruned, run.remark = True, pruning.pruned
         _console().print(f"The trial was {pruning.pruned}; its best weights are kept.")
         return
     run.send_artifacts(data.records, best.best_metrics)
@@ -188,6 +191,9 @@ def report_run(run: OpenRun, trainer: pl.Trainer) -> None:
     if result.entry is not None:
         console.print(metrics_table("validation", result.entry))
     shown = os.path.relpath(run.directory.path)
+    run.remark = describe_explosion(run.directory.history_path, len(module.class_names))
+    if run.remark is not None:
+        console.print(f"[bold red]{escape(run.remark[:1].upper() + run.remark[1:])}; lower optimizer.lr[/]")
     if best.best_epoch is not None:
         last = ", but the last weights are kept (trainer.checkpoint=last)" if run.directory.stands_for == "last" else ""
         console.print(f"Best epoch: {best.best_epoch + 1} of {trainer.current_epoch}{last}")

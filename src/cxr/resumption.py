@@ -1,8 +1,9 @@
-"""Is this the run that the settings ask for, and may it go on?"""
+"""Is this the run that the settings ask for, and may it go on?  Which of those that stopped is it?"""
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,19 @@ from typing import Any
 import yaml
 
 from cxr.config import TrainConfig, keys
-from cxr.errors import ConfigurationError
+from cxr.errors import ConfigurationError, DivergedError
 from cxr.training.run_directory import RunDirectory
 
 Settings = Mapping[str, Any]
 
 # How a run is called, not what it is: these stay out of its config.yaml.
 OF_THE_CALL = ("sweep", "resume")
+
+# In place of a directory: the same command again finds its run.
+AUTO = "auto"
+
+# With one of these a run has nothing to go on with.
+_COMPLETE = ("finished", "pruned")
 
 
 def identity(settings: Settings) -> str:
@@ -56,13 +63,76 @@ def require_resumable(path: str | Path, settings: Settings) -> None:
         raise ConfigurationError(f"resume={path}: the run is finished; there is nothing to go on with")
     with run.held():
         pass
-    before, now = telling(kept), telling(settings)
-    changed = [f"{name}: {_shown(old)} -> {_shown(new)}" for name, old, new in changes(before, now)]
+    changed = changes(telling(kept), telling(settings))
     if changed:
         raise ConfigurationError(
-            f"resume={path}: a run goes on with the settings that it has; changed: {', '.join(changed)}; "
+            f"resume={path}: a run goes on with the settings that it has; changed: {_listed(changed)}; "
             "leave them as they are, or begin another run"
         )
+
+
+def find_unfinished(settings: Settings) -> tuple[Path | None, str]:
+    """The newest run of these settings below ``<paths.output>/<name>`` that did not finish; None where there is none.
+
+    Args:
+        settings: what was asked for, resolved.
+
+    Returns:
+        The run directory, and a line that says what was found.
+
+    Raises:
+        ConfigurationError: a living process writes that run.
+        DivergedError: it diverged, and would again.
+    """
+    folder = Path(settings["paths"]["output"]) / settings["name"]
+    wanted = identity(settings)
+    finished: Path | None = None
+    other: tuple[Path, dict[str, Any]] | None = None
+    # Their names begin with date and time; runs of a sweep lie one level below.
+    for path in sorted(folder.glob("[0-9]*"), reverse=True):
+        run = RunDirectory(path)
+        status = _status(run)
+        if status in _COMPLETE and (finished is not None or other is not None):
+            continue
+        kept = kept_settings(run)
+        if kept is None:
+            continue
+        if identity(kept) != wanted:
+            if status not in _COMPLETE and other is None:
+                other = path, kept
+            continue
+        if status in _COMPLETE:
+            finished = path
+            continue
+        try:
+            with run.held():
+                pass
+        except ConfigurationError as error:
+            raise ConfigurationError(
+                f"resume={AUTO}: {error}, under these settings; wait for it, or leave resume out to begin another"
+            ) from None
+        told = run.find_status()
+        if status == "diverged":
+            raise DivergedError(
+                f"resume={AUTO}: {os.path.relpath(path)} has these settings and diverged, as it would again: "
+                f"{told['reason']}; change a setting, or leave resume out to begin another"
+            )
+        how = ": ".join(str(told[name]) for name in ("status", "reason") if told.get(name))
+        return path, f"resume={AUTO}: goes on with {os.path.relpath(path)} ({how or 'it says not how it ended'})"
+    line = f"resume={AUTO}: no unfinished run of these settings in {os.path.relpath(folder)}; a new one begins"
+    if finished is not None:
+        line += f" ({os.path.relpath(finished)} has these settings and is finished)"
+    elif other is not None:
+        changed = changes(dict(_telling(other[1])), dict(_telling(settings)))
+        line += f" (the newest unfinished, {os.path.relpath(other[0])}, has others: {_listed(changed)})"
+    return None, line
+
+
+def _status(run: RunDirectory) -> Any:
+    try:
+        return run.read_status().get("status")
+    except (OSError, ValueError, AttributeError):  # not a run, or one that is damaged
+        return None
 
 
 def changes(before: Settings, now: Settings) -> list[tuple[str, Any, Any]]:
@@ -94,6 +164,10 @@ def _flat(settings: Settings, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from _flat(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
+
+
+def _listed(changed: list[tuple[str, Any, Any]]) -> str:
+    return ", ".join(f"{name}: {_shown(old)} -> {_shown(new)}" for name, old, new in changed)
 
 
 def _shown(value: Any) -> str:

@@ -39,7 +39,7 @@ def test_the_best_epoch_and_the_last_are_kept_apart(
     val = loader([0, 1] * 20, seed=4, contrast=0.6)
     trainer.fit(make_module(optimizer={"lr": 1e-2}), loader([0, 1] * 20, contrast=0.6), val)
     names = sorted(path.name for path in run_dir.checkpoints_dir.iterdir())
-    assert names == ["best.ckpt", "last.ckpt"]
+    assert names == ["best.ckpt", "last.ckpt", "last_previous.ckpt"]
     best = torch.load(run_dir.best_checkpoint_path, weights_only=True)
     last = torch.load(run_dir.last_checkpoint_path, weights_only=True)
     assert len(scores) == 4

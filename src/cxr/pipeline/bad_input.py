@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -106,11 +107,10 @@ def describe_unreadable(manifest: Manifest) -> str | None:
 def _counts(bad: pd.DataFrame) -> str:
     """How often each reason: of a file without a picture why it has none."""
     is_unreadable = bad["reason"] == UNREADABLE
-    counts = bad["reason"].mask(is_unreadable & bad["detail"].notna(), bad["detail"]).value_counts()
+    counts = Counter(bad["reason"].mask(is_unreadable & bad["detail"].notna(), bad["detail"]).astype(str).tolist())
     # The commonest first, and where two are equally common the order of the alphabet, on every run.
-    by_reason = {str(reason): int(count) for reason, count in counts.items()}
     return ", ".join(
-        f"{count} {reason}" for reason, count in sorted(by_reason.items(), key=lambda each: (-each[1], each[0]))
+        f"{count} {reason}" for reason, count in sorted(counts.items(), key=lambda each: (-each[1], each[0]))
     )
 
 

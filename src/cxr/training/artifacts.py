@@ -17,6 +17,7 @@ import torch
 from pytorch_lightning.loggers import Logger, WandbLogger
 
 from cxr.sources.spreadsheet import to_csv
+from cxr.training.checkpoint_io import require_whole
 from cxr.training.tracked_run import TrackedRun
 
 LOG_MODELS = ("best", "all", "none")
@@ -109,6 +110,7 @@ def log_model(
     run_id = logger.experiment.id
     by_epoch: dict[int, tuple[dict[str, Any], list[str]]] = {}
     for alias, path in checkpoints.items():
+        require_whole(path)
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         by_epoch.setdefault(int(content["epoch"]), (content, []))[1].append(alias)
     for epoch, (content, aliases) in by_epoch.items():

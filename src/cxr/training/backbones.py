@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 import cxr.training.dark_covid_net  # noqa: F401 - a network of our own, which timm knows from here on
 from cxr.errors import CheckpointError, ConfigurationError
+from cxr.training.checkpoint_io import require_whole
 from cxr.training.heads import HEADS, put_concat_pool_head
 from cxr.training.run_directory import RunDirectory
 
@@ -278,6 +280,8 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             content: Any = safetensors.torch.load_file(path)
         else:
+            if zipfile.is_zipfile(path):  # older files of torch are none, and have no checksums
+                require_whole(path)
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise CheckpointError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,11 @@ import torch
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from pytorch_lightning.utilities import rank_zero_warn
 
+from cxr.errors import CheckpointError
 from cxr.interruption import asked, defer, end, end_if_asked, listen, resume
 from cxr.pipeline.batch_sampler import EpochBatches
 from cxr.training.agreement import Agreement
+from cxr.training.checkpoint_io import require_whole
 from cxr.training.module import CXRModule
 
 MONITOR = "val/auroc"
@@ -38,6 +41,7 @@ class BestCheckpoint(ModelCheckpoint):
         )
         self.best_epoch: int | None = None
         self.best_metrics: dict[str, float] = {}
+        self._kept: dict[str, Any] | None = None  # what best.ckpt says of itself, where training goes on
 
     @property
     def state_key(self) -> str:
@@ -54,6 +58,19 @@ class BestCheckpoint(ModelCheckpoint):
         if state_dict["used_monitor"] == _FALLBACK:
             self.monitor, self.mode = _FALLBACK, "min"
         super().load_state_dict(_as_if_here(state_dict, str(self.dirpath)))
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        # A run that is stopped between best.ckpt and last.ckpt goes on before the epoch that best.ckpt holds. Done
+        # again on a GPU that epoch may score a little less, and the file would not be that of the epoch in the books.
+        if stage == "fit" and trainer.ckpt_path is not None:
+            self._kept = _state_in(Path(str(self.dirpath)) / f"{self.filename}{self.FILE_EXTENSION}", self.state_key)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        kept, self._kept = self._kept, None
+        if kept is not None and (self.best_epoch is None or kept["best_epoch"] > self.best_epoch):
+            self.load_state_dict(kept)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         _fall_back(self, trainer)
@@ -201,6 +218,36 @@ class NextBatches(pl.Callback):
             iter(fetcher)
 
 
+class ResumeNotice(pl.Callback):
+    """Say where a run goes on: in which epoch, and with which batch, counted from 1.
+
+    Args:
+        say: is given one line.
+    """
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._is_silent = True
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._is_silent = trainer.ckpt_path is None or not trainer.is_global_zero
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._is_silent:
+            return
+        self._is_silent = True
+        sampler: Any = getattr(trainer.train_dataloader, "sampler", None)
+        done = sampler.offset if isinstance(sampler, EpochBatches) else 0
+        self._say(
+            f"Resumes in epoch {trainer.current_epoch + 1} of {trainer.max_epochs} at batch {done + 1} of "
+            f"{int(trainer.num_training_batches)} (after {trainer.global_step} optimizer steps)"
+        )
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not self._is_silent:  # no epoch was left
+            self._say(f"All {trainer.max_epochs} epochs were done before; the run was stopped behind them")
+
+
 class StepMonitor(pl.Callback):
     """Send loss, learning rate and momentum to the logger, in one call every ``every_n_steps`` optimizer steps.
 
@@ -225,6 +272,17 @@ class StepMonitor(pl.Callback):
         for logger in trainer.loggers:
             # Lightning counts the steps of its own entries from 0.
             logger.log_metrics({**metrics, "epoch": trainer.current_epoch}, step=step - 1)
+
+
+def _state_in(path: Path, key: str) -> dict[str, Any] | None:
+    """The state of a callback in a checkpoint; None where there is no checkpoint, or one that is damaged."""
+    try:
+        require_whole(path)
+    except (OSError, CheckpointError):
+        return None
+    content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    state: dict[str, Any] | None = content["callbacks"].get(key)
+    return state
 
 
 def _as_if_here(state_dict: dict[str, Any], dirpath: str) -> dict[str, Any]:

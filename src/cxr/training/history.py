@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import json
+import math
 import time
 from pathlib import Path
 
@@ -14,6 +17,35 @@ from cxr.training.module import CXRModule
 from cxr.training.schedules import StagedSchedule
 
 POINTS_OF_AN_EPOCH = 20
+
+# A mean loss of so many times that of a guess: the network gives what is true next to no probability.
+_EXPLODED = 10.0
+
+
+def describe_explosion(path: Path, num_classes: int) -> str | None:
+    """That the loss exploded in some epoch, and where it was worst; None where it did not, or none is known.
+
+    A guess among C classes costs ln C, and an untrained network little more. A mean loss of ten times that means that
+    the steps were too large for the network to come back from, however well its best epoch scored.
+
+    Args:
+        path: of ``history.csv``.
+        num_classes: C >= 2.
+    """
+    rows = _read(path) if path.is_file() else []
+    losses = [(row[name], name, row) for row in rows for name in ("train/loss", "val/loss") if name in row]
+    loss, name, row = max(losses, key=lambda each: each[0], default=(0.0, "", {}))
+    guess = math.log(num_classes)
+    if loss <= _EXPLODED * guess:
+        return None
+    where = f"in epoch {row['epoch'] + 1} (a guess costs {guess:.2f}, rate {row['lr']:.3g})"
+    return f"the loss exploded: {name} {loss:.4g} {where}"
+
+
+def _read(path: Path) -> list[dict[str, float]]:
+    """The rows of ``history.csv``, to the last digit; each cell is a number, or there is none."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return [{name: json.loads(cell) for name, cell in row.items() if cell} for row in csv.DictReader(file)]
 
 
 class EpochHistory(pl.callbacks.Checkpoint):
@@ -37,9 +69,8 @@ class EpochHistory(pl.callbacks.Checkpoint):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._started = time.monotonic()
         if trainer.current_epoch > 0 and self._path.is_file():
-            # To the last digit, so that a resumed run leaves the file of an undisturbed one.
-            kept = pd.read_csv(self._path, float_precision="round_trip")
-            self._rows = kept[kept["epoch"] < trainer.current_epoch].to_dict("records")  # type: ignore[assignment]
+            # A resumed run leaves the file of an undisturbed one.
+            self._rows = [row for row in _read(self._path) if row["epoch"] < trainer.current_epoch]
             if self._rows:
                 self._started -= self._rows[-1]["seconds"]
 

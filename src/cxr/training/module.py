@@ -29,6 +29,8 @@ Batch = Mapping[str, Tensor]
 # weights moved, to augmented and perhaps oversampled images.
 _TRAIN_METRICS = ("auroc", "accuracy")
 
+_MAX_ROWS = 16  # that a line names; the run lists all of them
+
 
 class CXRModule(pl.LightningModule):
     """A timm backbone that reads grey radiographs.
@@ -121,6 +123,7 @@ class CXRModule(pl.LightningModule):
         self.epoch_metrics: dict[str, dict[str, float]] = {}
         self._outputs: dict[str, list[tuple[Tensor, Tensor, Tensor, Tensor]]] = {"train": [], "val": [], "test": []}
         self._num_checked = 0
+        self._last_norm: Tensor | None = None  # of the gradients, which a validation puts away
         self._kept_outputs: list[Tensor] = []  # of an epoch in whose middle the training goes on
         # In tuples, where they are neither parts of the module nor of its checkpoints.
         self._fused: tuple[nn.Module, ...] = ()  # what was made of the network, once it was wanted
@@ -196,7 +199,7 @@ class CXRModule(pl.LightningModule):
             loss = losses.mean()
         # Nothing is computed from these before the epoch ends: a metric per step costs more than a small network.
         self._outputs[split].append((logits.detach(), labels, batch["index"], losses))
-        if split == "train" and losses.device.type == "cpu":
+        if split == "train" and _seen_at_once(losses):
             self._check_losses()
         return loss
 
@@ -225,21 +228,62 @@ class CXRModule(pl.LightningModule):
         if not losses:
             return
         values = losses[0].view(1) if len(losses) == 1 else torch.stack(losses)
-        first = sum(output[3].numel() for output in self._outputs["train"][: self._num_checked])
-        self._num_checked = len(self._outputs["train"])
+        checked, self._num_checked = self._num_checked, len(self._outputs["train"])
         # All processes end together: one that did so alone would leave the others waiting for its gradients.
         values = rows_of_all(values)
         finite = torch.isfinite(values)
-        if bool(finite.all()):
-            return
-        batch = int((~finite).any(dim=0).nonzero()[0])
-        value = float(values[~finite[:, batch], batch][0])
-        optimizer = self.optimizers(use_pl_optimizer=False)
-        lr = optimizer.param_groups[-1]["lr"] if isinstance(optimizer, torch.optim.Optimizer) else math.nan
-        raise DivergedError(
-            f"the training loss is {value} in batch {first + batch} of epoch {self.current_epoch}"
-            f" (optimizer step {self.global_step}, learning rate {lr:.3g}); lower optimizer.lr"
+        if not bool(finite.all()):
+            place = int((~finite).any(dim=0).nonzero()[0])
+            process = int((~finite[:, place]).nonzero()[0])
+            raise self._diverged(checked + place, process, float(values[process, place]))
+
+    def _diverged(self, place: int, process: int, loss: float) -> DivergedError:
+        """What there is to say of a loss that is not finite: of its own batch, or of the one that spoilt the weights.
+
+        Args:
+            place: of the batch among the outputs of the epoch.
+            process: whose loss it is.
+        """
+        outputs, step = self._outputs["train"], self.global_step
+        norm = self._gradient_norm()
+        what = f"the training loss is {loss}"
+        with_it = "" if norm is None else f", gradient norm of the last step {norm:.3g}"
+        # Where every loss is looked at before its gradients take their place, those of the step before are still there.
+        first = place
+        spoilt = norm is not None and not math.isfinite(norm) and place > 0 and _seen_at_once(outputs[place][3])
+        if spoilt:
+            # Several batches may have made the step.
+            first, place, step = max(0, place - self.trainer.accumulate_grad_batches), place - 1, step - 1
+            what, with_it = f"the gradient is not finite (norm {norm})", f", loss {float(outputs[place][3].mean()):.3g}"
+        batch = sum(output[3].numel() for output in outputs[:place])
+        index = torch.cat([output[2] for output in outputs[first : place + 1]])
+        if is_distributed():
+            of_all = gather_all_tensors(index)
+            index = torch.cat(of_all) if spoilt else of_all[process]
+        records = index.tolist()
+        return DivergedError(
+            f"{what} in batch {batch} of epoch {self.current_epoch} (optimizer step {step}, learning rate "
+            f"{self._rate():.3g}{with_it}; {_rows(records)}); lower optimizer.lr",
+            records,
         )
+
+    def _rate(self) -> float:
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        return float(optimizer.param_groups[-1]["lr"]) if isinstance(optimizer, torch.optim.Optimizer) else math.nan
+
+    def on_validation_model_zero_grad(self) -> None:
+        gradients = self._gradients()
+        self._last_norm = torch.nn.utils.get_total_norm(gradients) if gradients else None
+        super().on_validation_model_zero_grad()
+
+    def _gradients(self) -> list[Tensor]:
+        return [each.grad for each in self.network.parameters() if each.grad is not None]
+
+    def _gradient_norm(self) -> float | None:
+        """Norm of the gradients of the last step; None where there was none."""
+        gradients = self._gradients()
+        norm = torch.nn.utils.get_total_norm(gradients) if gradients else self._last_norm
+        return None if norm is None else float(norm)
 
     def on_train_start(self) -> None:
         # What an earlier process has trained on in this epoch counts in its metrics; it is that of all processes.
@@ -293,6 +337,7 @@ class CXRModule(pl.LightningModule):
             DivergedError: an answer of the network is not finite.
         """
         logits, labels, index, losses = self._gather(split)
+        last = self._outputs["train"][-1][2].tolist() if self._outputs["train"] else []
         self._clear(split)
         if split != "train":
             # A sampler that deals out whole batches may show a record to two processes; it counts once.
@@ -302,9 +347,15 @@ class CXRModule(pl.LightningModule):
             logits, labels = logits[labels >= 0], labels[labels >= 0]  # not the mixed images, see `_step`
         answered = torch.isfinite(logits).all(dim=1)
         if not bool(answered.all()):  # the last step may have overflowed weights, and no loss of the epoch shows it
+            norm = self._gradient_norm()
+            step = "" if norm is None else (
+                f" (optimizer step {self.global_step}, learning rate {self._rate():.3g}, gradient norm of the last "
+                f"step {norm:.3g}{'; ' if last else ''}{_rows(last) if last else ''})"
+            )  # fmt: skip
             raise DivergedError(
                 f"the network gives {int((~answered).sum())} of {len(logits)} images of {split} no finite answer after "
-                f"epoch {self.current_epoch}; lower optimizer.lr"
+                f"epoch {self.current_epoch}{step}; lower optimizer.lr",
+                last,
             )
         probabilities = logits.float().softmax(dim=1)
         metrics = classification_metrics(probabilities, labels, self.class_names, self.positive)
@@ -412,6 +463,18 @@ def _check_sizes(backbone: str, network: Any, image_size: int, stages: Sequence[
             f"schedule.stages: image_size={others[0]} and data.image_size={image_size}, but {backbone} is built for "
             "one size; leave image_size out of the stages"
         )
+
+
+def _seen_at_once(loss: Tensor) -> bool:
+    """Whether each loss is looked at where it arises; on a GPU that would make the processor wait for the device."""
+    return loss.device.type == "cpu"
+
+
+def _rows(records: Sequence[int]) -> str:
+    """The records of a batch in words that name no patient and no file."""
+    shown = ", ".join(str(row) for row in records[:_MAX_ROWS])
+    more = f" and {len(records) - _MAX_ROWS} more" if len(records) > _MAX_ROWS else ""
+    return f"rows {shown}{more} of split.csv"
 
 
 def _first_of_each(index: Tensor) -> tuple[Tensor, Tensor]:

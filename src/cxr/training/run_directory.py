@@ -26,6 +26,12 @@ Status = Literal["running", "finished", "pruned", "failed", "interrupted", "dive
 
 # Processes that a distributed strategy starts find the directory of the first process here.
 JOIN_VARIABLE = "CXR_RUN_DIR"
+# Whoever asks whether a run is held holds it for a moment; who means to keep it waits that out, seconds.
+_LOOKED_AT = 0.5
+# The loader processes of a run that was killed have its lock from it, and notice within so many seconds.
+_LEFT_BEHIND = 15.0
+# So long after a job was said to run it may not have come to hold its run, seconds.
+_STARTING = 300.0
 _RANK_VARIABLES = ("RANK", "SLURM_PROCID", "LOCAL_RANK", "NODE_RANK")
 
 
@@ -97,6 +103,15 @@ class RunDirectory:
         return self.checkpoints_dir / "last.ckpt"
 
     @property
+    def previous_checkpoint_path(self) -> Path:
+        """What ``last.ckpt`` was before; gone when the run is finished."""
+        return self.checkpoints_dir / "last_previous.ckpt"
+
+    @property
+    def diverged_path(self) -> Path:
+        return self.path / "diverged.csv"
+
+    @property
     def figures_dir(self) -> Path:
         return self.path / "figures"
 
@@ -161,12 +176,13 @@ class RunDirectory:
         Raises:
             ConfigurationError: a living process holds it.
         """
-        lock = FileLock(self.path / ".lock")
+        lock = FileLock(self._lock_path)
+        process = self.read_status().get("process")
         try:
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=_LOOKED_AT if _lives(process) else _LEFT_BEHIND)
         except Timeout:
             raise ConfigurationError(
-                f"run directory {self.path}: a living process (number {self.read_status().get('process')}) writes it"
+                f"run directory {self.path}: a living process (number {process}) writes it"
             ) from None
         except OSError as error:
             raise ConfigurationError(f"run directory {self.path}: cannot be written ({error.strerror})") from None
@@ -174,6 +190,22 @@ class RunDirectory:
             yield
         finally:
             lock.release()
+
+    def is_held(self) -> bool:
+        """Whether a living process keeps the run, see `held`; where that cannot be told, none does."""
+        if not self._lock_path.exists():
+            return False
+        try:
+            with FileLock(self._lock_path, timeout=0):
+                return False
+        except Timeout:
+            return True
+        except OSError:
+            return False
+
+    @property
+    def _lock_path(self) -> Path:
+        return self.path / ".lock"
 
     @staticmethod
     def is_joined() -> bool:
@@ -228,6 +260,21 @@ class RunDirectory:
         }
         write_atomically(self.status_path, json.dumps(content, indent=2) + "\n")
 
+    def find_status(self) -> dict[str, Any]:
+        """`read_status`, but for a run that was killed: nobody was left to write that it runs no more.
+
+        Such a run is ``failed``, and the reason says that its process is gone.
+        """
+        told = self.read_status()
+        if told.get("status") != "running" or self.is_held():
+            return told
+        written, process = self.status_path.stat().st_mtime, told.get("process")
+        # A job of a sweep is said to run by whoever starts it, and holds its run only when it has come so far itself.
+        if time.time() - written < _STARTING and _lives(process):
+            return told
+        reason = f"killed: process {process} is gone and did not say how it ended"
+        return {**told, "status": "failed", "reason": reason}
+
     def read_status(self) -> dict[str, Any]:
         """What `write_status` wrote; empty where the run was killed before it said anything."""
         try:
@@ -235,6 +282,17 @@ class RunDirectory:
         except FileNotFoundError:
             return {}
         return content
+
+
+def _lives(process: Any) -> bool:
+    """Whether there is a process of that number on this machine."""
+    try:
+        os.kill(int(process), 0)
+    except PermissionError:
+        return True
+    except (ProcessLookupError, TypeError, ValueError, OverflowError):
+        return False
+    return True
 
 
 def _further() -> list[str]:

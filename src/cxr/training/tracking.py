@@ -84,7 +84,9 @@ def build_logger(
     if kind == "csv":
         # An empty name and version: metrics.csv lies in the folder itself. It would be deleted where a run goes on.
         number = len(list(tracking_dir.glob("**/metrics.csv")))
-        return CSVLogger(tracking_dir, name="", version=f"resumed_{number}" if number else "")
+        version = f"resumed_{number}" if number else ""
+        # Each row at once: what a killed run has logged is there.
+        return CSVLogger(tracking_dir, name="", version=version, flush_logs_every_n_steps=1)
     if kind == "tensorboard":
         try:
             return TensorBoardLogger(tracking_dir, name="", version="", default_hp_metric=False)

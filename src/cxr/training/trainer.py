@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Callable
 from datetime import timedelta
 
 import pytorch_lightning as pl
@@ -18,6 +19,7 @@ from cxr.training.callbacks import (
     EndBetweenBatches,
     LastCheckpoint,
     NextBatches,
+    ResumeNotice,
     StepMonitor,
 )
 from cxr.training.checkpoint_io import DurableCheckpointIO
@@ -83,6 +85,7 @@ def build_trainer(
     progress: bool = True,
     logger: Logger | None = None,
     trial: ReportsEpochs | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> pl.Trainer:
     """Build the Trainer of a run; ``trainer.precision`` and ``trainer.num_devices`` say what was resolved.
 
@@ -101,6 +104,7 @@ def build_trainer(
         log_every_n_steps: optimizer steps between two logged losses.
         logger: from `build_logger`; None = nothing is logged.
         trial: of a search, which may end the training early; None = it is none.
+        say: is told where a run goes on; None = nobody is.
 
     Raises:
         ConfigurationError: devices or precision that are not to be had, or a number out of its range.
@@ -121,6 +125,8 @@ def build_trainer(
         StepMonitor(log_every_n_steps),
         EpochProgress(enabled=progress),
     ]
+    if say is not None:
+        callbacks.append(ResumeNotice(say))
     if stage_control is not None:
         callbacks.append(stage_control)  # behind the progress, which says first how the last stage ended
     if ema_decay is not None:
@@ -130,6 +136,7 @@ def build_trainer(
     if trial is not None:
         callbacks.append(TrialPruning(trial))
     callbacks.append(EndBetweenBatches(run_dir.last_checkpoint_path))
+    kept = {run_dir.last_checkpoint_path.name: run_dir.previous_checkpoint_path.name}
     return pl.Trainer(
         **devices,
         precision=precision,  # type: ignore[arg-type]
@@ -145,7 +152,7 @@ def build_trainer(
         log_every_n_steps=log_every_n_steps,
         logger=False if logger is None else logger,
         callbacks=callbacks,
-        plugins=[DurableCheckpointIO(), *([] if environment is None else [environment])],
+        plugins=[DurableCheckpointIO(kept), *([] if environment is None else [environment])],
         default_root_dir=run_dir.path,
         # The data module deals out whole batches to the processes itself.
         use_distributed_sampler=False,

@@ -162,7 +162,7 @@ def _ending(run: RunDirectory) -> tuple[str, str | None]:
             return "evaluation", None
         return "failed", "refused before it began: it has no status.json"
     try:
-        content = run.read_status()
+        content = run.find_status()
         status, said = str(content.get("status", "unknown")), content.get("reason")
     except (ValueError, AttributeError, OSError):
         return "unknown", "status.json cannot be read"

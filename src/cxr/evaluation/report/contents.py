@@ -117,7 +117,7 @@ def read_contents(run: RunDirectory, names: Sequence[str] | None = None) -> Cont
         dropped=_table(run.dropped_path, missing),
         history=_history(run.history_path, missing),
         looks=_table(run.looks_path, missing),
-        status=_object(run.status_path, missing),
+        status=_status(run, missing),
         environment=_object(run.environment_path, []),
         audit=_object(run.audit_path, missing),
         missing=missing,
@@ -202,6 +202,12 @@ def _history(path: Path, missing: list[str]) -> pd.DataFrame | None:
         return None
     numbers: pd.DataFrame = table.apply(pd.to_numeric, errors="coerce")
     return numbers
+
+
+def _status(run: RunDirectory, missing: list[str]) -> dict[str, Any]:
+    """How the run ended, also where it was killed before it could say so."""
+    told = _object(run.status_path, missing)
+    return run.find_status() if told else told
 
 
 def _object(path: Path, missing: list[str]) -> dict[str, Any]:

@@ -210,9 +210,10 @@ def _flagged_alterations(contents: Contents) -> list[Mapping[str, Any]]:
 
 def _training(contents: Contents) -> list[str]:
     found = []
-    ended = contents.status.get("status")
-    if ended not in (None, "finished"):
-        reason = contents.status.get("reason")
+    ended, reason = contents.status.get("status"), contents.status.get("reason")
+    if ended == "finished" and reason:
+        found.append(f"In training {reason}.")
+    elif ended not in (None, "finished"):
         found.append(f"The training did not finish: {ended}{f' ({reason})' if reason else ''}.")
     for key in ("limit_train_batches", "limit_val_batches"):
         if contents.setting(f"trainer.{key}") is not None:

@@ -15,6 +15,7 @@ import torch
 from cxr.errors import CheckpointError, CxrError
 from cxr.evaluation.scoring.run_path import find_checkpoint, run_of, runs_nearby
 from cxr.pipeline.datamodule import CXRDataModule
+from cxr.training.checkpoint_io import require_whole
 from cxr.training.module import CXRModule
 
 # Lightning keeps the state of a data module under the name of its class.
@@ -113,6 +114,7 @@ def open_run(run: str | Path, which: str | None = None) -> OpenedRun:
     """
     path, notes = find_checkpoint(run, which)
     with _one_line(path):
+        require_whole(path)
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     missing = [key for key in REQUIRED_KEYS if not isinstance(content, dict) or key not in content]
     if missing:

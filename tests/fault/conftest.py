@@ -1,0 +1,18 @@
+"""What the tests that break something share: a run that nobody disturbed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tests.fault.forked import TINY, run, the_run
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """A run that nobody disturbed, and the words of the same run for whom it may be disturbed."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    words = [*TINY, f"paths.cache={folder / 'cache'}"]
+    status, said = run(words, folder)
+    assert status == 0, said
+    return the_run(folder), words
