@@ -32,7 +32,7 @@ from cxr.config_check import SettingError, check, check_key, check_range, check_
 from cxr.errors import ConfigurationError, CxrError
 from cxr.help_text import help_text
 from cxr.interruption import listen
-from cxr.resumption import require_resumable
+from cxr.resumption import require_plain_settings, require_resumable
 from cxr.search_space import check_options, read_space, require_optuna
 from cxr.sweeps.child import Membership, join_sweep
 from cxr.sweeps.ray_jobs import require_ray
@@ -305,6 +305,7 @@ def _with_what_was_typed_first(arguments: Sequence[str]) -> list[str]:
             raise ConfigurationError(f"resume={resumed}: takes the configuration of the run; give no other")
         if not RunDirectory(Path(resumed)).config_path.is_file():
             raise ConfigurationError(f"resume={resumed}: no run directory (there is no config.yaml)")
+        require_plain_settings(RunDirectory(Path(resumed)), resumed)
         for word in words:
             name = word.lstrip("+~").partition("=")[0]
             if (CONF_DIR / name).is_dir():
@@ -320,6 +321,13 @@ def _with_what_was_typed_first(arguments: Sequence[str]) -> list[str]:
         raise ConfigurationError(
             f"sweep.resume={folder}: no sweep folder (there is no multirun.yaml that can be read)"
         ) from None
+    # It may come from a stranger: no flags, nothing of Hydra's but what searches, nothing that could be instantiated.
+    own = [str(word) for word in overrides.task if str(word).lstrip("+~").startswith("hydra")]
+    odd = own + [
+        str(word) for word in typed if str(word).startswith("-") or "_target_" in str(word) or "${" in str(word)
+    ]
+    if odd:
+        raise ConfigurationError(f"sweep.resume={folder}: multirun.yaml asks for more than settings: {odd[0][:80]!r}")
     now = ("sweep.name=", "sweep.resume=", *(f"{word.partition('=')[0]}=" for word in words if "=" in word))
     return [*words, *(word for word in typed if not word.startswith(now))]
 
@@ -395,6 +403,7 @@ def _check_before_start(
                 _check_override(override, program, folders, multirun=True)
             sweeps = {**_unroll(from_file)[1], **sweeps}
         multirun = multirun or config.hydra.mode == RunMode.MULTIRUN
+        _check_places(config, settings, multirun)
         _check_search(config, overrides, program, multirun)
         if program == "train":
             _check_sweep(config, settings, multirun)
@@ -409,6 +418,44 @@ def _check_before_start(
         for name, value in tried[:MAX_VALUES_TRIED]:
             others = [f"{other}={values[0]}" for other, values in sweeps.items() if other != name]
             _compose(config_name, [*where, *single, *others, f"{name}={value}"], program)
+
+
+def _check_places(config: DictConfig, settings: dict[str, Any], multirun: bool) -> None:
+    """Hold the folders and files that Hydra itself makes against the folder that output is asked for in.
+
+    Raises:
+        ConfigurationError: one of them leads out of it.
+    """
+    output = settings.get("paths", {}).get("output") or "."
+    resumed = settings.get("sweep", {}).get("resume")
+    raw = OmegaConf.to_container(config.hydra, resolve=False)
+    assert isinstance(raw, dict)
+    if raw["output_subdir"] is not None:
+        raise ConfigurationError(
+            f"hydra.output_subdir={raw['output_subdir']}: a run keeps its own books, in config.yaml; leave it out"
+        )
+    if raw["sweep"]["subdir"] not in (".", "${hydra.job.num}"):
+        raise ConfigurationError(
+            f"hydra.sweep.subdir={raw['sweep']['subdir']}: a job lies in its sweep under its number; leave it out"
+        )
+    name = raw["job"].get("name")
+    if isinstance(name, str) and ("/" in name or "\\" in name):
+        raise ConfigurationError(f"hydra.job.name={name}: names a file, give it without a folder")
+    places = {"hydra.run.dir": config.hydra.run.dir}
+    if multirun:
+        places["hydra.sweep.dir"] = config.hydra.sweep.dir
+    for section in ("job_logging", "hydra_logging"):
+        for handler, options in (raw[section].get("handlers") or {}).items():
+            written = options.get("filename")
+            if written is not None and not str(written).startswith("${hydra.runtime.output_dir}/${hydra.job.name}"):
+                places[f"hydra.{section}.handlers.{handler}.filename"] = written
+    for key, place in places.items():
+        inside = Path(str(place)).resolve().is_relative_to(Path(output).resolve())
+        if not inside and str(place) not in (".", resumed):  # here, where Hydra writes nothing
+            raise ConfigurationError(
+                f"{key}={place}: leads out of the folder of the output, {output}; name a sweep with sweep.name=<name>, "
+                "and choose the folder with paths.output=<folder>"
+            )
 
 
 def _launcher(config: DictConfig) -> str:

@@ -18,7 +18,7 @@ from cxr.errors import CheckpointError, CxrError, DivergedError
 from cxr.evaluation.comparison.configurations import balance_in_words
 from cxr.files import write_atomically
 from cxr.interruption import defer, end_if_asked, resume
-from cxr.resumption import OF_THE_CALL
+from cxr.resumption import DEFAULTS, OF_THE_CALL
 from cxr.run_names import job_name, single_name
 from cxr.training.accelerators import resolve_devices, resolve_precision
 from cxr.training.environment import describe_environment
@@ -33,9 +33,7 @@ _CONFIG_HEAD = """\
 # Repeats this run, from the folder that it was started in:
 #   python train.py --config-dir {path} --config-name config
 defaults:
-  - schema
-  - hydra_settings
-  - _self_
+{defaults}
 
 """
 
@@ -68,13 +66,16 @@ class OpenRun:
         """Where training goes on; None where it begins: also where a run was stopped in its first epoch.
 
         Raises:
-            CheckpointError: the checkpoint is damaged.
+            CheckpointError: the checkpoint is damaged, or holds more than plain values and tensors.
         """
+        from cxr.training.torch_files import read_torch_file
+
         path = self.directory.last_checkpoint_path
         if self.job.continues is None or not path.is_file():
             return None
         if not zipfile.is_zipfile(path):
             raise CheckpointError(f"{path}: damaged; delete it to begin the run again")
+        read_torch_file(path)
         return path
 
     def track(self) -> None:
@@ -202,7 +203,10 @@ def _kept_books(run: OpenRun, *, cuda: bool) -> Iterator[OpenRun]:
         if job.continues is None:
             own = {name: value for name, value in job.settings.items() if name not in OF_THE_CALL}
             text = yaml.safe_dump(own, sort_keys=False, allow_unicode=True)
-            write_atomically(directory.config_path, _CONFIG_HEAD.format(path=os.path.relpath(directory.path)) + text)
+            head = _CONFIG_HEAD.format(
+                path=os.path.relpath(directory.path), defaults="\n".join(f"  - {name}" for name in DEFAULTS)
+            )
+            write_atomically(directory.config_path, head + text)
         _note_environment(directory, describe_environment(cuda=cuda))
         yield run
         status, exit_status = "finished" if run.pruned is None else "pruned", 0

@@ -25,6 +25,8 @@ Status = Literal["running", "finished", "pruned", "failed", "interrupted", "dive
 
 # Processes that a distributed strategy starts find the directory of the first process here.
 JOIN_VARIABLE = "CXR_RUN_DIR"
+# The name that `make_folder` gives; a job of a sweep is called by its number.
+STAMP = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d-\d{3}_\d+|\d{1,6}")
 _RANK_VARIABLES = ("RANK", "SLURM_PROCID", "LOCAL_RANK", "NODE_RANK")
 
 
