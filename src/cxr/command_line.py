@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+import yaml
 from hydra._internal.utils import get_args_parser
 from hydra.conf import HydraConf
 from hydra.core.config_store import ConfigStore
@@ -315,17 +316,17 @@ def _with_what_was_typed_first(arguments: Sequence[str]) -> list[str]:
     if folder is None or any("=" in word and not word.startswith(("sweep.resume=", "hydra")) for word in words):
         return words
     try:
-        overrides = OmegaConf.load(Path(folder) / "multirun.yaml").hydra.overrides
-        typed = [word for word in overrides.hydra if word.startswith(_OF_THE_SEARCH)] + list(overrides.task)
-    except (OSError, OmegaConfBaseException, AttributeError):
+        # As text: it may come from a stranger, and OmegaConf would resolve what it refers to.
+        overrides = yaml.safe_load((Path(folder) / "multirun.yaml").read_text(encoding="utf-8"))["hydra"]["overrides"]
+        of_hydra, own = [str(word) for word in overrides["hydra"]], [str(word) for word in overrides["task"]]
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError):
         raise ConfigurationError(
             f"sweep.resume={folder}: no sweep folder (there is no multirun.yaml that can be read)"
         ) from None
-    # It may come from a stranger: no flags, nothing of Hydra's but what searches, nothing that could be instantiated.
-    own = [str(word) for word in overrides.task if str(word).lstrip("+~").startswith("hydra")]
-    odd = own + [
-        str(word) for word in typed if str(word).startswith("-") or "_target_" in str(word) or "${" in str(word)
-    ]
+    typed = [word for word in of_hydra if word.startswith(_OF_THE_SEARCH)] + own
+    # No flags, nothing of Hydra's but what searches, nothing that could be instantiated or looked up.
+    odd = [word for word in own if word.lstrip("+~").startswith("hydra")]
+    odd += [word for word in typed if word.startswith("-") or "_target_" in word or "${" in word]
     if odd:
         raise ConfigurationError(f"sweep.resume={folder}: multirun.yaml asks for more than settings: {odd[0][:80]!r}")
     now = ("sweep.name=", "sweep.resume=", *(f"{word.partition('=')[0]}=" for word in words if "=" in word))

@@ -1,7 +1,7 @@
 """Starts programs as processes forked from one that has imported what all of them need: a second each, not ten.
 
-Reads one JSON object a line from its input: ``words`` (the program, or -m and a module, and its arguments), ``cwd``,
-``environment``, ``output`` (file of standard output and error), ``host`` and ``user`` (names that the process sees), and
+Reads one JSON object a line from its input: ``words`` (the program, or -m and a module, with arguments), ``cwd``,
+``environment``, ``output`` (file of standard output and error), ``host`` (the name that it sees), and
 ``largest_file`` (bytes that it may write to one file). Answers with the process id, and with its exit status once it
 has ended.
 """

@@ -18,7 +18,7 @@ import yaml
 from tests.fault.hostile_files import BOMBS, CODE, SETTINGS, TENSORS, Content, Hostile
 from tests.fault.programs import run as run_program
 
-from cxr.errors import CheckpointError, CxrError
+from cxr.errors import CheckpointError
 from cxr.evaluation.export.opening import open_network
 from cxr.evaluation.export.writing import export_run
 from cxr.evaluation.scoring.checkpoint import open_run
@@ -39,8 +39,8 @@ ADDRESSES = [
 ]
 TINY = [
     "experiment=demo",
-    "data.sources.phantom.num_patients=24",
-    "data.sources.phantom.size=48",
+    "data.sources.phantom.num_patients=40",
+    "data.sources.phantom.size=64",
     "data.look_for_copies=false",
     "audit.shortcuts=false",
     "data.image_size=32",
@@ -61,7 +61,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The checkpoint of a small network."""
     root = tmp_path_factory.mktemp("good")
     data = CXRDataModule(
-        {"phantom": {"kind": "phantom", "num_patients": 24, "size": 48}},
+        {"phantom": {"kind": "phantom", "num_patients": 40, "size": 64}},
         data_dir=root,
         cache_dir=root / "cache",
         classes={"covid": ["COVID-19"], "other": ["rest"]},
@@ -184,7 +184,9 @@ KINDS = ["pipe", "folder", "socket", "device", "link to a pipe", "link to itself
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("place", ["given", "of a run"])
-def test_what_is_no_file_is_refused_and_never_waited_for(kind: str, place: str, good: Path, tmp_path: Path) -> None:
+def test_what_is_no_file_is_refused_and_never_waited_for(
+    kind: str, place: str, good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = Path(shutil.copytree(good.parents[1], tmp_path / "run"))
     path = run / "checkpoints" / "best.ckpt"
     path.unlink()
@@ -194,7 +196,7 @@ def test_what_is_no_file_is_refused_and_never_waited_for(kind: str, place: str, 
     elif kind == "folder":
         path.mkdir()
     elif kind == "socket":
-        os.chdir(path.parent)  # its name may not be long
+        monkeypatch.chdir(path.parent)  # its name may not be long
         with socket.socket(socket.AF_UNIX) as listening:
             listening.bind("best.ckpt")
     elif kind == "device":
@@ -333,8 +335,8 @@ def test_a_schema_beside_the_configuration_is_not_taken_for_that_of_cxr(resumed:
 )
 def test_a_sweep_that_goes_on_takes_nothing_but_settings_from_its_folder(word: str, tmp_path: Path) -> None:
     content = {"hydra": {"overrides": {"hydra": ["hydra.mode=MULTIRUN"], "task": ["seed=1,2", word]}}}
-    (tmp_path / "multirun.yaml").write_text(yaml.safe_dump(content).replace("${", "\\${"))
+    (tmp_path / "multirun.yaml").write_text(yaml.safe_dump(content))
     done = run_program("train.py", "-m", f"sweep.resume={tmp_path}", cwd=tmp_path)
-    assert done.status == CxrError.exit_status + 1, done.said
+    assert done.status == 2, done.said
     assert len(done.said.splitlines()) == 1
     assert "multirun.yaml" in done.said

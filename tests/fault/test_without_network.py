@@ -15,8 +15,8 @@ from tests.wandb_server import serve
 pytestmark = pytest.mark.fault
 TINY = [
     "experiment=demo",
-    "data.sources.phantom.num_patients=24",
-    "data.sources.phantom.size=48",
+    "data.sources.phantom.num_patients=40",
+    "data.sources.phantom.size=64",
     "data.look_for_copies=false",
     "audit.shortcuts=false",
     "data.image_size=32",

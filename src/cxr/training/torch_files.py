@@ -146,7 +146,7 @@ def require_tensors(path: str | Path, state: object) -> dict[str, Tensor]:
         raise CheckpointError(f"{path}: holds no state dict")
     for name, tensor in state.items():
         if not isinstance(name, str) or not isinstance(tensor, Tensor):
-            raise CheckpointError(f"{path}: its state dict holds more than names and tensors ({ascii(name)[:80]})")
+            raise CheckpointError(f"{path}: holds no state dict ({ascii(name)[:80]} is no tensor)")
         dense = tensor.is_contiguous() or (tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last))
         if tensor.layout != torch.strided or tensor.is_meta or not dense:
             # A stride of 0 makes a terabyte of four bytes.

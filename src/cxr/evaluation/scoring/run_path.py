@@ -84,7 +84,7 @@ def _in_directory(given: Path, which: str) -> tuple[Path, list[str]]:
 
 def runs_nearby(given: Path) -> str:
     """The runs in or beside the nearest folder that exists, newest first, in words."""
-    folder = given.resolve()
+    folder = Path(os.path.realpath(given))  # `resolve` refuses a link to itself
     while not folder.is_dir() and folder != folder.parent:
         folder = folder.parent
     runs = _runs_below(folder) or _runs_below(folder.parent)
