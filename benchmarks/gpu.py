@@ -3,9 +3,10 @@
     uv run --group benchmark python benchmarks/gpu.py
     uv run python benchmarks/gpu.py --device cpu --backbone resnet18 --sizes 64 --images 16 --batch-size 4 --rounds 1
 
-Three sides train a ResNet-50 from random weights on the same drawn radiographs, which are written as PNG files:
+Four sides train a ResNet-50 from random weights on the same drawn radiographs, which are written as PNG files:
 
 - *cxr*: what train.py runs: CXRDataModule on prepared images with `fastai_v1`, CXRModule, Trainer, CSV logger;
+- *cxr, compiled*: the same with model.compile=true; the compiling lies in the turn that warms up;
 - *network alone*: the same network, loss, optimizer, schedule and precision in a loop written by hand, on normalised
   batches that lie ready on the device: what nobody can go below;
 - *fastai*: `vision_learner` with `Resize`, `aug_transforms`, `Normalize` and `to_fp16`, from the files, with the loader
@@ -123,7 +124,7 @@ def compare(given: argparse.Namespace) -> int:
     training, inference, missed = [], [], False
     for size in given.sizes:
         for precision in given.precisions:
-            names = ["cxr", "network"]
+            names = ["cxr", "compiled", "network"]
             if has_fastai and precision != "bf16-mixed":
                 names.append("fastai")
             turns, speed = take_turns(given, size, precision, names)
@@ -135,16 +136,19 @@ def compare(given: argparse.Namespace) -> int:
             peaks = " / ".join(f"{turns[name][-1]['peak_mb']:.0f}" for name in names)
             extra = (statistics.median(turn[key] for turn in turns["cxr"]) for key in ("val", "checkpoints"))
             training.append(
-                f"| {size} | {precision} | {spread(speeds['cxr'])} | {spread(speeds['network'])} "
+                f"| {size} | {precision} | {spread(speeds['cxr'])} | {spread(speeds['compiled'])} "
+                f"| {1 / ratios['compiled']:.3f} | {spread(speeds['network'])} "
                 f"| {ratios['network']:.3f} | {fastai[0]} | {fastai[1]} | {peaks} "
                 f"| {' / '.join(f'{seconds:.2f}' for seconds in extra)} |"
             )
             inference.append(f"| {size} | {precision} | {4 * given.batch_size} | {spread(speed)} |")
     print(f"{given.backbone}, batch {given.batch_size}, {given.images} images an epoch from files of {given.file_size} "
           f"px, {given.rounds} rounds; {machine(given.device)}\n")  # fmt: skip
-    print("| image side | precision | cxr, images/s | network alone | cxr / network | fastai | cxr / fastai "
-          "| peak MB: cxr / network (/ fastai) | cxr: validation / checkpoints, s |")  # fmt: skip
-    print("|---:|---|---:|---:|---:|---:|---:|---|---|\n" + "\n".join(training))
+    print(
+        "| image side | precision | cxr, images/s | compiled | compiled / cxr | network alone | cxr / network | fastai "
+        "| cxr / fastai | peak MB: cxr / compiled / network (/ fastai) | cxr: validation / checkpoints, s |"
+    )
+    print("|---:|---|---:|---:|---:|---:|---:|---:|---:|---|---|\n" + "\n".join(training))
     print("\n| image side | precision | batch | inference, images/s |\n|---:|---|---:|---:|\n" + "\n".join(inference))
     if not has_fastai:
         print("\nfastai is not installed and was left out: uv run --group benchmark python benchmarks/gpu.py")
@@ -282,7 +286,9 @@ def train_cxr(given: argparse.Namespace) -> None:
         optimizer={"name": "adamw", "lr": LR},
         schedule={"name": "one_cycle"},
     )
-    run = RunDirectory.create(folder, "run")
+    if given.side == "compiled":
+        module.network.compile()
+    run = RunDirectory.create(folder, given.side)
     logger = build_logger("csv", tracking_dir=run.tracking_dir, config={}, name="benchmark")
     trainer = build_trainer(
         run_dir=run,
@@ -305,7 +311,8 @@ def train_network(given: argparse.Namespace) -> None:
 
     from cxr.training.module import CXRModule
     from cxr.training.optimizers import build_optimizer, parameter_groups
-    from cxr.training.schedules import build_schedule
+    from cxr.training.schedules import StagedSchedule
+    from cxr.training.stage_plan import build_stages
 
     watch, size, device, precision = make_stopwatch(given.device), given.sizes[0], given.device, given.precisions[0]
     torch.manual_seed(0)
@@ -314,7 +321,8 @@ def train_network(given: argparse.Namespace) -> None:
     ).to(device)  # fmt: skip
     num_steps = given.images // given.batch_size
     optimizer = build_optimizer(parameter_groups(module.network, 0.01), lr=LR, fused=True)
-    schedule = build_schedule(optimizer, given.rounds * num_steps, name="one_cycle")
+    stages = build_stages([{"epochs": given.rounds}], lr=LR, schedule="one_cycle")
+    schedule = StagedSchedule(optimizer, stages, num_steps)
     scaler = torch.amp.GradScaler(device, enabled=precision == "16-mixed")
     dtype = torch.bfloat16 if precision == "bf16-mixed" else torch.float16
 
@@ -411,6 +419,7 @@ def train_fastai(given: argparse.Namespace) -> None:
 
 SIDES: dict[str, Callable[[argparse.Namespace], Any]] = {
     "cxr": train_cxr,
+    "compiled": train_cxr,
     "network": train_network,
     "fastai": train_fastai,
 }

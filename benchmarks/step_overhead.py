@@ -39,7 +39,8 @@ from cxr.pipeline.datamodule import CXRDataModule  # noqa: E402
 from cxr.training.module import CXRModule  # noqa: E402
 from cxr.training.optimizers import build_optimizer, parameter_groups  # noqa: E402
 from cxr.training.run_directory import RunDirectory  # noqa: E402
-from cxr.training.schedules import build_schedule  # noqa: E402
+from cxr.training.schedules import StagedSchedule  # noqa: E402
+from cxr.training.stage_plan import build_stages  # noqa: E402
 from cxr.training.tracking import build_logger, finish  # noqa: E402
 from cxr.training.trainer import build_trainer  # noqa: E402
 
@@ -136,7 +137,7 @@ def by_hand(backbone: str, batches: Batches, image_size: int) -> float:
     """Seconds of the same steps in a loop around the same module, with its optimizer and schedule."""
     module = make_module(backbone, image_size)
     optimizer = build_optimizer(parameter_groups(module.network, 0.01), fused=True)
-    schedule = build_schedule(optimizer, len(batches))
+    schedule = StagedSchedule(optimizer, build_stages([{"epochs": 1}], lr=1e-3, schedule="one_cycle"), len(batches))
     begin = 0.0
     for number, batch in enumerate(batches):
         if number == NUM_WARMUP:

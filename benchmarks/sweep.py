@@ -129,7 +129,8 @@ def of_epochs(output: Path, num_jobs: int) -> float:
     histories = list(output.rglob("history.csv"))
     if len(histories) != num_jobs:
         raise SystemExit(f"{output}: holds {len(histories)} trainings, not {num_jobs}")
-    return sum(float(row["seconds"]) for path in histories for row in csv.DictReader(path.open(encoding="utf-8")))
+    # The seconds are counted from the start of each training, so that its last row holds them all.
+    return sum(float(list(csv.DictReader(path.open(encoding="utf-8")))[-1]["seconds"]) for path in histories)
 
 
 def spread(values: list[float]) -> str:

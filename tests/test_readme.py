@@ -1,4 +1,4 @@
-"""Is the README true?  Its commands are accepted, its links lead somewhere, its Python runs."""
+"""Are the README, the docs and the experiments true?  Commands are accepted, links lead somewhere, Python runs."""
 
 from __future__ import annotations
 
@@ -12,11 +12,20 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
-DOCS = [(ROOT / "docs" / name).read_text() for name in ("protocols.md", "sweeps.md")]
-SHOWN = re.sub(r"\\\n *", "", "".join([README, *DOCS]))  # a line that goes on is one
-COMMANDS = sorted(
-    set(re.findall(r"uv run ((?:(?:train|evaluate)\.py|python -m cxr\.(?:audit|protocols|export)) [^\n`#]*)", SHOWN))
-)
+DOCS = {path.name: path.read_text() for path in sorted((ROOT / "docs").glob("*.md"))}
+EXPERIMENTS = [path.read_text() for path in sorted((ROOT / "conf" / "experiment").glob("*.yaml"))]
+PROGRAMS = r"(?:train|evaluate)\.py|python -m cxr\.(?:audit|protocols|export|lr_find)"
+
+
+def _commands() -> list[str]:
+    """What a person is told to type."""
+    # A line that goes on is one; in a file of settings each begins with a mark.
+    texts = [re.sub(r"\\\n[# ]*", "", text) for text in (README, *DOCS.values(), *EXPERIMENTS)]
+    found = {words for text in texts for words in re.findall(rf"(?:uv run|#   python) ((?:{PROGRAMS}) [^\n`#]*)", text)}
+    return sorted(words.strip() for words in found)
+
+
+COMMANDS = _commands()
 
 
 def test_the_two_commands_and_the_test_command_stand_first() -> None:
@@ -50,7 +59,7 @@ def test_a_command_of_the_readme_is_accepted(command: str, tmp_path: Path) -> No
         return
     if "-m" in words:
         words.remove("-m")
-        words = [word.split(",")[0] for word in words]
+        words = [word if "[" in word else word.split(",")[0] for word in words]  # one job of them
     done = subprocess.run(
         [sys.executable, *named, *words, "--cfg", "job"],
         capture_output=True,
@@ -62,9 +71,10 @@ def test_a_command_of_the_readme_is_accepted(command: str, tmp_path: Path) -> No
 
 
 def test_links_lead_somewhere() -> None:
-    for target in re.findall(r"\]\(([^)]+)\)", README):
-        if not target.startswith("https://"):
-            assert (ROOT / target).exists(), target
+    for folder, text in [(ROOT, README), *((ROOT / "docs", text) for text in DOCS.values())]:
+        for target in re.findall(r"\]\(([^)]+)\)", text):
+            if not target.startswith("https://"):
+                assert (folder / target.partition("#")[0]).exists(), target
 
 
 def test_the_python_of_the_readme_runs(tmp_path: Path) -> None:

@@ -211,6 +211,23 @@ def test_a_run_repeated_from_its_directory_gives_the_same_numbers(
     pd.testing.assert_frame_equal(first[logged], second[logged], check_exact=True)
 
 
+def test_the_recipe_of_the_original_work_keeps_its_last_weights_and_says_that_it_leaks(tmp_path: Path) -> None:
+    small = [word for word in TINY if not word.startswith(("experiment=", "trainer.max_epochs="))]
+    stages = "schedule.stages=[{epochs:2,freeze:body,lr:3e-3},{epochs:1,lr:0.3,spread:10,schedule:constant}]"
+    done = run("train", "experiment=original", "data=phantom", "model.pretrained=false", stages, *small, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    folder = the_run(tmp_path, "original")
+    assert "LEAKS" in done.stdout
+    assert "the last weights are kept" in " ".join(done.stdout.split())
+    best = int(pd.read_csv(folder / "history.csv").set_index("epoch")["val/auroc"].idxmax())
+    assert best != 2, "the last stage makes it worse, so that the two can be told apart"
+    assert json.loads((folder / "metrics.json").read_text())["val"]["epoch"] == 2
+    assert [path.name for path in folder.glob("**/models/*/*")] == ["epoch_2"], "the weights that go to W&B"
+    for words, epoch in (([], 2), (["checkpoint=best"], best)):
+        assert run("evaluate", f"run={folder}", "saliency=0", "shortcuts=false", *words, cwd=tmp_path).returncode == 0
+        assert json.loads((folder / "metrics.json").read_text())["test"]["epoch"] == epoch
+
+
 def test_a_multirun_ends_with_a_table_and_one_tracked_run_per_job(tmp_path: Path) -> None:
     done = run("train", "-m", *TINY, "trainer.max_epochs=1", "balance=none,oversample", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -124,6 +124,9 @@ def build_module(settings: Settings, data: CXRDataModule, run: OpenRun) -> CXRMo
 
     # Where a run goes on the checkpoint holds all weights, and none are fetched.
     module = build_network(settings, data, begins=run.checkpoint_path is None)
+    if settings["model"]["compile"]:
+        # In place, so that the names of the weights stay; the copies that are validated and exported are not compiled.
+        module.network.compile()
     if run.first:
         report_weights(module)
     return module
@@ -168,7 +171,8 @@ def build_trainer(settings: Settings, run: OpenRun) -> pl.Trainer:
     from cxr.training.trainer import build_trainer as build
 
     run.track()
-    stages, chosen = _stages(settings), settings["trainer"]
+    stages = _stages(settings)
+    chosen = {name: value for name, value in settings["trainer"].items() if name != "checkpoint"}  # asked afterwards
     trainer = build(
         run_dir=run.directory,
         stage_control=StageControl(say, partial(report_range_test, run)),

@@ -202,7 +202,7 @@ class Model:
     )
     weights: str | None = setting(
         None,
-        "weights to start from: a file (.safetensors, .pth, .ckpt) or the directory of a run, for its best checkpoint; "
+        "weights to start from: a file (.safetensors, .pth, .ckpt) or the directory of a run, for its checkpoint; "
         "goes before pretrained",
     )
     head: str = setting(
@@ -220,6 +220,9 @@ class Model:
         below=1,
     )
     channels_last: bool = setting(True, "memory layout of convolutions; faster for most backbones")
+    compile: bool = setting(
+        False, "torch.compile: a minute or more at the start of each image size, then faster steps on some GPUs"
+    )
 
 
 @dataclass
@@ -363,6 +366,12 @@ class Trainer:
         below=1,
     )
     gradient_clip_val: float | None = setting(None, "largest norm of the gradient; null: no clipping", above=0)
+    checkpoint: str = setting(
+        "best",
+        "weights that the run stands for, wherever no others are named: best (of the epoch with the highest val/auroc) "
+        "or last (as the original work kept them)",
+        choices=("best", "last"),
+    )
     deterministic: bool = setting(False, "only algorithms that repeat to the last digit on a GPU (slower)")
     limit_train_batches: float | None = setting(
         None, "trials: number (> 1) or share (<= 1) of training batches; null: all", above=0
@@ -403,8 +412,8 @@ class Logger:
     notes: str | None = setting(None, "W&B notes: what this run is for, in your words", changes_result=False)
     log_model: str = setting(
         "best",
-        "weights that go to W&B as an artifact, each once, without patients or file names: those of the best epoch, "
-        "all (best and last) or none",
+        "weights that go to W&B as an artifact, each once, without patients or file names: best (those that "
+        "trainer.checkpoint names), all (best and last) or none",
         choices=("best", "all", "none"),
         changes_result=False,
     )
@@ -488,7 +497,11 @@ class EvaluateConfig:
         "a run directory, a checkpoint file or an exported folder; several, run=[a,b,c], are averaged, or, as folds "
         "of one cross-validation, pooled out of fold",
     )
-    checkpoint: str = setting("best", "which checkpoint of a run directory", choices=("best", "last"))
+    checkpoint: str | None = setting(
+        None,
+        "which checkpoint of a run directory: best or last; null: that of its trainer.checkpoint",
+        choices=("best", "last"),
+    )
     split: str = setting("test", "which part of the run's own data", choices=("train", "val", "test"))
     data: Data | None = setting(None, "another collection, as one of the data options; null: the run's own data")
     tta: str = setting(
@@ -554,7 +567,11 @@ class ExportPaths:
 @dataclass
 class ExportConfig:
     run: str = setting(MISSING, "a run directory or a checkpoint file")
-    checkpoint: str = setting("best", "which checkpoint of a run directory", choices=("best", "last"))
+    checkpoint: str | None = setting(
+        None,
+        "which checkpoint of a run directory: best or last; null: that of its trainer.checkpoint",
+        choices=("best", "last"),
+    )
     formats: list[str] = setting(
         list(EXPORT_FORMATS),
         "what is written beside model.json: safetensors (weights alone; what evaluate.py reads), onnx (needs the extra "

@@ -146,7 +146,9 @@ class OpenRun:
         log_split(self.logger, records, self.tracking_dir)
         wanted, run = self.job.settings["logger"]["log_model"], self.directory
         paths = {"latest": run.last_checkpoint_path, "best": run.best_checkpoint_path}
-        if wanted == "best":  # the one version that there is has both aliases
+        if wanted == "best" and run.stands_for == "last":
+            del paths["best"]
+        elif wanted == "best":  # the one version that there is has both aliases
             paths["latest"] = run.best_checkpoint_path
         if wanted != "none":
             checkpoints = {alias: path for alias, path in paths.items() if path.is_file()}

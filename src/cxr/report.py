@@ -153,7 +153,7 @@ def report_range_test(run: OpenRun, stage: str, curve: LrCurve, taken: float) ->
 
 
 def report_run(run: OpenRun, trainer: pl.Trainer) -> None:
-    """Score the best checkpoint on validation, print its metrics, and say how to evaluate it."""
+    """Score the checkpoint that the run stands for on validation, print its metrics, and say how to evaluate it."""
     if not run.first:
         return
     from cxr.evaluation.comparison.finished_runs import duration
@@ -189,7 +189,8 @@ def report_run(run: OpenRun, trainer: pl.Trainer) -> None:
         console.print(metrics_table("validation", result.entry))
     shown = os.path.relpath(run.directory.path)
     if best.best_epoch is not None:
-        console.print(f"Best epoch: {best.best_epoch + 1} of {trainer.current_epoch}")
+        last = ", but the last weights are kept (trainer.checkpoint=last)" if run.directory.stands_for == "last" else ""
+        console.print(f"Best epoch: {best.best_epoch + 1} of {trainer.current_epoch}{last}")
     console.print(f"Run: {escape(shown)}")
     console.print(f"Evaluate: python evaluate.py run={escape(shlex.quote(shown))}")
 

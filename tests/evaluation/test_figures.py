@@ -121,6 +121,16 @@ def test_series_differ_in_grey(tmp_path: Path) -> None:
     assert max(levels) - min(levels) > 60
 
 
+def test_stages_are_told_apart_in_every_panel(tmp_path: Path) -> None:
+    history = pd.DataFrame({"epoch": range(4), "train/loss": [0.9] * 4, "lr": [1e-3] * 4})
+    rates = pd.DataFrame({"epoch": [0.0, 1.0, 2.0, 3.0], "lr": [1e-3] * 4, "lr_first": [1e-4] * 4})
+    columns = []
+    for name, stages in (("one", [1, 1, 1, 1]), ("two", [1, 1, 2, 2])):
+        draw_training_curves(history, tmp_path / f"{name}.png", rates=rates.assign(stage=stages))
+        columns.append(int(((grey(tmp_path / f"{name}.png") < 235).mean(axis=0) > 0.6).sum()))
+    assert columns[1] >= columns[0] + 2, "a line from top to bottom in each of the two panels"
+
+
 def test_history_without_any_known_column_draws_nothing(tmp_path: Path) -> None:
     assert not draw_training_curves(pd.DataFrame({"epoch": [0, 1], "other": [1, 2]}), tmp_path / "curves.png")
     assert not (tmp_path / "curves.png").exists()

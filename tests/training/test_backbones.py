@@ -199,7 +199,7 @@ def test_a_file_without_tensors_is_refused(tmp_path: Path) -> None:
         create_backbone("test_resnet", num_classes=2, weights=tmp_path / "weights.pth")
 
 
-def test_a_run_stands_for_its_best_checkpoint(tmp_path: Path) -> None:
+def test_a_run_stands_for_its_best_checkpoint_unless_it_keeps_the_last(tmp_path: Path) -> None:
     run = RunDirectory.create(tmp_path, "pretraining")
     for path, seed in ((run.last_checkpoint_path, 1), (run.best_checkpoint_path, 2)):
         torch.manual_seed(seed)
@@ -211,6 +211,11 @@ def test_a_run_stands_for_its_best_checkpoint(tmp_path: Path) -> None:
     assert made.loaded.source == str(run.best_checkpoint_path)
     assert made.loaded.left_out == ["fc.bias", "fc.weight"]
     torch.testing.assert_close(made.network.get_parameter("conv1.0.weight"), tensors["conv1.0.weight"])
+    run.config_path.write_text("trainer: {checkpoint: last}\n")
+    chosen = create_backbone("test_resnet", num_classes=2, weights=run.path)
+    assert chosen.loaded is not None
+    assert chosen.loaded.source == str(run.last_checkpoint_path), "what the run itself stands for"
+    run.config_path.unlink()
     run.best_checkpoint_path.unlink()
     last = create_backbone("test_resnet", num_classes=2, weights=run.path)
     assert last.loaded is not None

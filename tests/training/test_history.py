@@ -45,21 +45,25 @@ def fit(history: EpochHistory, folder: Path, max_epochs: int, checkpoint: Path |
 
 def test_one_row_per_epoch_with_the_logged_values(tmp_path: Path) -> None:
     path = tmp_path / "history.csv"
-    trainer = fit(EpochHistory(path), tmp_path, 3)
+    trainer = fit(EpochHistory(path, tmp_path / "rates.csv"), tmp_path, 3)
     table = pd.read_csv(path)
     assert table["epoch"].tolist() == [0, 1, 2]
     assert table["step"].tolist() == [3, 6, 9]
     for name in ("train/loss", "val/loss", "val/auroc"):
         assert table[name].iloc[-1] == pytest.approx(float(trainer.callback_metrics[name]))
     assert (table["lr"] > 0).all()
+    rates = pd.read_csv(tmp_path / "rates.csv")
+    assert rates["epoch"].tolist() == pytest.approx([step / 3 for step in range(9)], abs=1e-3)
+    assert set(rates["lr"]) == set(table["lr"])
 
 
 def test_a_resumed_run_goes_on_in_the_same_file(tmp_path: Path) -> None:
     path = RunDirectory.create(tmp_path, "run").path / "history.csv"
-    trainer = fit(EpochHistory(path), tmp_path, 2)
+    trainer = fit(EpochHistory(path, tmp_path / "rates.csv"), tmp_path, 2)
     first = pd.read_csv(path)
     trainer.save_checkpoint(tmp_path / "stopped.ckpt")
-    fit(EpochHistory(path), tmp_path, 3, tmp_path / "stopped.ckpt")
+    fit(EpochHistory(path, tmp_path / "rates.csv"), tmp_path, 3, tmp_path / "stopped.ckpt")
     table = pd.read_csv(path)
     assert table["epoch"].tolist() == [0, 1, 2]
     pd.testing.assert_frame_equal(table.iloc[:2][first.columns.tolist()], first)
+    assert len(pd.read_csv(tmp_path / "rates.csv")) == 9, "the rates before and after"

@@ -109,6 +109,27 @@ def test_groups_keep_the_ratio_of_their_rates() -> None:
     assert [low / high for low, high in seen] == pytest.approx([0.1] * 20)
 
 
+def test_easy_and_hard_batches_do_not_pass_for_good_and_bad_rates() -> None:
+    network = _network()
+    generator = torch.Generator().manual_seed(0)
+
+    def batches() -> Any:
+        while True:
+            x = torch.randn(4, 8, generator=generator)
+            wrong = torch.rand(1, generator=generator) < 0.5  # half of the batches are labelled the other way round
+            yield x, ((x[:, 0] > 0) ^ wrong).long()
+
+    curve = range_test(
+        network,
+        lambda batch: nn.functional.cross_entropy(network(batch[0]), batch[1]),
+        batches(),
+        lambda: torch.optim.SGD(network.parameters(), lr=1.0),
+    )
+    drawn = itertools.islice(batches(), 40)
+    raw = np.array([nn.functional.cross_entropy(network(x), y).item() for x, y in drawn])
+    assert np.ptp(curve.losses[:40]) < 0.1 * np.ptp(raw), "rates that change nothing leave the curve level"
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_a_loss_that_only_varies_suggests_nothing_and_says_so(seed: int) -> None:
     losses = np.random.default_rng(seed).normal(0.7, 0.1, 100)

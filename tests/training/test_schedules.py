@@ -74,6 +74,10 @@ def test_every_stage_has_a_course_of_its_own() -> None:
         for part, course, top in zip(parts, alone, highest, strict=True):
             assert part == pytest.approx([rate / 0.1 * top for rate in course])
         assert (min(momenta[:40]), set(momenta[40:])) == (pytest.approx(0.85), {0.9})
+        course = schedule.course(20)
+        assert [row["lr_first" if group == 0 else "lr"] for row in course] == pytest.approx(rates)
+        assert [row["stage"] for row in course] == [1] * 40 + [2] * 60 + [3] * 20
+        assert [row["epoch"] for row in schedule.course(4)][:6] == [0, 0.25, 0.5, 0.75, 1, 1.25]
 
 
 def _alone(num_steps: int, name: str) -> list[float]:

@@ -56,9 +56,10 @@ def draw_assessment(
         return drawn[-1]
 
     if opened.run_dir is not None:
-        history_path = RunDirectory(opened.run_dir).history_path
+        history_path, rates_path = RunDirectory(opened.run_dir).history_path, RunDirectory(opened.run_dir).rates_path
         path = place.figures_dir / "training_curves.png"
-        if history_path.is_file() and draw_training_curves(pd.read_csv(history_path), path, opened.epoch):
+        course = pd.read_csv(rates_path) if rates_path.is_file() else None
+        if history_path.is_file() and draw_training_curves(pd.read_csv(history_path), path, opened.epoch, course):
             drawn.append(path)
         else:
             notes.append(f"no training curves: {history_path} is missing or empty")

@@ -78,7 +78,7 @@ class EvaluationResult:
 def evaluate_run(
     run: str | Path | Sequence[str | Path],
     *,
-    which: str = "best",
+    which: str | None = None,
     split: str = "test",
     data: Mapping[str, Any] | None = None,
     data_name: str | None = None,
@@ -113,7 +113,7 @@ def evaluate_run(
     Args:
         run: a run directory, a checkpoint file or an exported folder; several are averaged or, as folds of one
             cross-validation, pooled, see `cxr.evaluation.scoring.answers.answer`.
-        which: 'best' or 'last' checkpoint of a run directory.
+        which: 'best' or 'last' checkpoint of a run directory; None: as its ``trainer.checkpoint``.
         split: 'train', 'val' or 'test'; of no meaning with `data`.
         data: another collection: ``sources`` and ``classes``, ``views``, ``download``, ``max_unreadable`` of
             `CXRDataModule`. Its images are prepared as in training.

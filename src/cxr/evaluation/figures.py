@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, PercentFormatter, StrMethodFormatter
 from numpy.typing import NDArray
 
 from cxr.evaluation.figure_style import FIRST, INK, QUIET, SERIES, drawing, short_name
@@ -30,14 +30,19 @@ def _line(axes: Axes, x: NDArray[Any], y: NDArray[Any], series: int, label: str)
     axes.plot(x, y, label=label, clip_on=False, **style)
 
 
-def draw_training_curves(history: pd.DataFrame, path: Path, best_epoch: int | None = None) -> bool:
+def draw_training_curves(
+    history: pd.DataFrame, path: Path, best_epoch: int | None = None, rates: pd.DataFrame | None = None
+) -> bool:
     """Loss, validation scores and learning rate over the epochs.
 
     Args:
         history: column ``epoch``, counted from 0, and any of ``train/loss``, ``val/loss``, ``val/auroc``,
             ``val/balanced_accuracy``, ``lr``; rows may lack any of them, and an epoch may have many rows.
         path: the PNG file.
-        best_epoch: the epoch of the checkpoint that is evaluated; marked by a vertical line.
+        best_epoch: the epoch of the checkpoint that is evaluated; marked by a dotted vertical line.
+        rates: columns ``epoch`` (with a fraction), ``stage``, ``lr`` and ``lr_first``: how the rates moved, drawn
+            instead of those at the ends of the epochs, on a logarithmic axis where there are several stages; thin lines
+            then stand between these in every panel.
 
     Returns:
         Whether there was anything to draw.
@@ -55,22 +60,38 @@ def draw_training_curves(history: pd.DataFrame, path: Path, best_epoch: int | No
     if not drawn:
         return False
     num_epochs = int(history["epoch"].max()) + 1
+    stages = None if rates is None else rates.groupby("stage").agg({"epoch": "min", "lr_first": "max"})
+    staged = stages is not None and len(stages) > 1
     title = f"Training over {num_epochs} epoch{'s' if num_epochs > 1 else ''}"
     if best_epoch is not None:
         title = f"Training: epoch {best_epoch + 1} of {num_epochs} is evaluated (dotted line)"
+    if stages is not None and staged:
+        title = f"{title}, {len(stages)} stages (thin lines)"
     with drawing(path, (3.9 * len(drawn), 3.2), title) as figure:
         for axes, (name, unit, columns) in zip(figure.subplots(1, len(drawn), squeeze=False)[0], drawn, strict=True):
             lines = [(*_along_epochs(history, column), label) for column, label in columns]
+            if name == "Learning rate" and rates is not None:
+                lines = _rate_lines(rates)
             highest = max(float(np.max(values)) for _, values, _ in lines)
             lowest = min(float(np.min(values)) for _, values, _ in lines)
             scale = 1.0
-            if name == "Learning rate" and highest > 0:
+            if name == "Learning rate" and staged:
+                axes.set_yscale("log")
+                axes.yaxis.set_major_formatter(FuncFormatter(lambda rate, _: f"{rate:g}"))
+                axes.yaxis.set_minor_formatter(NullFormatter())
+            elif name == "Learning rate" and highest > 0:
                 exponent = math.floor(math.log10(highest) + 1e-9)
                 scale = 10.0**exponent
                 unit = f"{unit} (1e{exponent})"
             for series, (epochs, values, label) in enumerate(lines):
                 _line(axes, epochs, values / scale, series, label)
-            if name == "Validation":
+            if name == "Learning rate" and staged:
+                # A cycle ends a hundred thousand times below its highest rate, which is of no interest.
+                assert stages is not None
+                axes.set_ylim(float(stages["lr_first"].min()) / 30, 1.5 * highest)
+                for line in axes.lines:  # the ends of the cycles lie below
+                    line.set_clip_on(True)
+            elif name == "Validation":
                 axes.set_ylim(min(0.5, math.floor(lowest * 10 - 0.2) / 10), 1.0)
             else:
                 axes.set_ylim(0.0, 1.08 * highest / scale if highest > 0 else 1.0)
@@ -81,6 +102,8 @@ def draw_training_curves(history: pd.DataFrame, path: Path, best_epoch: int | No
             axes.set_axisbelow(True)
             axes.set_xlim(0, num_epochs)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8, min_n_ticks=1))
+            for begin in [] if stages is None else stages["epoch"][1:]:
+                axes.axvline(begin, color=QUIET, linewidth=0.6, zorder=0.4)
             if best_epoch is not None:
                 axes.axvline(best_epoch + 1, color=QUIET, linewidth=0.9, linestyle=(0, (2, 2)), zorder=0.5)
             if len(lines) > 1:  # beside the panel's title, where no line can run through it
@@ -93,6 +116,12 @@ def draw_training_curves(history: pd.DataFrame, path: Path, best_epoch: int | No
                     borderaxespad=0.2,
                 )
     return True
+
+
+def _rate_lines(rates: pd.DataFrame) -> list[tuple[NDArray[Any], NDArray[Any], str]]:
+    """The rate of the head and, where it differs anywhere, that of the first layers."""
+    epochs, head, first = (rates[name].to_numpy(float) for name in ("epoch", "lr", "lr_first"))
+    return [(epochs, head, "head"), (epochs, first, "first layers")] if (head != first).any() else [(epochs, head, "")]
 
 
 def _has_values(history: pd.DataFrame, column: str) -> bool:

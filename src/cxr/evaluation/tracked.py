@@ -20,7 +20,7 @@ from cxr.evaluation.report.sharing import Pseudonyms
 from cxr.evaluation.scoring.answers import Answers
 from cxr.evaluation.scoring.checkpoint import OpenedRun
 from cxr.training.run_directory import RunDirectory
-from cxr.training.tracked_run import recall
+from cxr.training.tracked_run import TrackedRun, recall
 from cxr.training.tracking import build_logger, finish
 
 MAX_ROWS = 200  # of the table of predictions, the worst first
@@ -74,8 +74,8 @@ def track_evaluation(
     evaluated = answers.subject.name
     trained = [None if each.run_dir is None else recall(RunDirectory(each.run_dir)) for each in runs]
     first, ids = trained[0], [None if each is None else each.id for each in trained]
-    kept = logger_settings.get("log_model") != "none"
-    artifacts = [f"{each.model_artifact}:best" if each is not None and kept else None for each in trained]
+    log_model = logger_settings.get("log_model")
+    artifacts = [_artifact(one, network, log_model) for one, network in zip(trained, runs, strict=True)]
     what = first.name if first is not None and len(runs) == 1 else f"{settings.get('name', '')}/{place.path.name}"
     folder = place.tracking_dir
     if first is not None and place.path.resolve().is_relative_to(first.folder.parent):
@@ -112,6 +112,15 @@ def track_evaluation(
     finally:
         finish(logger, status)
     return notes
+
+
+def _artifact(trained: TrackedRun | None, network: OpenedRun, log_model: str | None) -> str | None:
+    """The artifact with the weights of a network; None where they did not go to W&B."""
+    if trained is None or network.run_dir is None:
+        return None
+    which = network.path.stem
+    sent = {"all": ("best", "last"), "none": ()}.get(log_model or "best", (RunDirectory(network.run_dir).stands_for,))
+    return f"{trained.model_artifact}:{'latest' if which == 'last' else 'best'}" if which in sent else None
 
 
 def _training_settings(settings: Mapping[str, Any]) -> dict[str, Any]:

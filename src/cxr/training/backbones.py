@@ -78,7 +78,7 @@ def create_backbone(
         image_size: pixels of a side; networks that are made for one size (vision transformers) are built for this one.
         pretrained: start from timm's weights, from the local cache or the network; the classifier starts afresh.
         weights: what to start from instead: safetensors, a state dict of torch, a checkpoint of cxr, or the directory
-            of a run, for its best checkpoint.
+            of a run, for its checkpoint (see ``trainer.checkpoint``).
         head: ``linear``, the backbone's own classifier, or ``concat_pool``, see `cxr.training.heads`.
         drop_rate: dropout before the classifier, in [0, 1); ``concat_pool`` has its own.
         drop_path_rate: how often the last residual is left out of an image, in [0, 1); it falls linearly towards the
@@ -260,11 +260,13 @@ def _no_drop_path(name: str, rate: float) -> ConfigurationError:
 
 
 def _weights_file(path: Path) -> Path:
-    """The best checkpoint of a run, the last where it has no best; a file stands for itself."""
+    """The checkpoint that a run stands for, the last where it has no best; a file stands for itself."""
     if not path.is_dir():
         return path
     run = RunDirectory(path)
-    wanted = (run.best_checkpoint_path, run.last_checkpoint_path)
+    wanted = [run.best_checkpoint_path, run.last_checkpoint_path]
+    if run.stands_for == "last":
+        wanted = wanted[1:]
     found = next((each for each in wanted if is_file(each)), None)
     if found is None:
         raise CheckpointError(

@@ -1,4 +1,4 @@
-"""How did every epoch go?  One row per epoch, kept beside the checkpoints whatever else tracks the run."""
+"""How did every epoch go, and at which rates?  Kept beside the checkpoints, whatever else tracks the run."""
 
 from __future__ import annotations
 
@@ -11,21 +11,26 @@ import pytorch_lightning as pl
 from cxr.files import write_atomically
 from cxr.sources.spreadsheet import to_csv
 from cxr.training.module import CXRModule
+from cxr.training.schedules import StagedSchedule
+
+POINTS_OF_AN_EPOCH = 20
 
 
 class EpochHistory(pl.callbacks.Checkpoint):
     """Write ``history.csv`` anew after every epoch: epoch (from 0), step, seconds since the start, lr (that of the
-    head), all metrics.
+    head at its end), all metrics; and ``rates.csv``: how the rates moved within the epochs, see
+    `StagedSchedule.course`.
 
     A `Checkpoint` to Lightning, which calls those last at the end of an epoch: only then do the metrics of the training
     stand beside those of the validation.
 
     Args:
-        path: the file; a run that is resumed goes on in it.
+        path: ``history.csv``; a run that is resumed goes on in it.
+        rates_path: ``rates.csv``.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self._path = Path(path)
+    def __init__(self, path: str | Path, rates_path: str | Path) -> None:
+        self._path, self._rates_path = Path(path), Path(rates_path)
         self._rows: list[dict[str, float]] = []
         self._started = 0.0
 
@@ -54,3 +59,6 @@ class EpochHistory(pl.callbacks.Checkpoint):
             }
         )
         write_atomically(self._path, to_csv(pd.DataFrame(self._rows)))
+        schedule = trainer.lr_scheduler_configs[0].scheduler
+        assert isinstance(schedule, StagedSchedule)
+        write_atomically(self._rates_path, to_csv(pd.DataFrame(schedule.course(POINTS_OF_AN_EPOCH))))

@@ -7,7 +7,7 @@ shows from where on it falls and from where on it blows up.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -33,7 +33,8 @@ class LrCurve:
 
     Attributes:
         rates: (N,) of the steps, rising.
-        losses: (N,) of the batches.
+        losses: (N,) of the batches, as far as the training moved them: less what the untouched network loses on the
+            same batch, plus what it loses on all of them in the mean.
         smoothed: (N,) their moving average, from which suggestions come.
         valley: half way, in the logarithm of the rate, along the longest falling subsequence of the average, without
             the plateau before it; None where the curve suggests nothing.
@@ -67,6 +68,10 @@ def range_test(
 ) -> LrCurve:
     """Train for some steps under a rising rate, and put everything back as it was.
 
+    A batch is hard or easy whatever the rate, and of few images more so than all that a rate does to it. So each batch
+    is also given to the network as it was at the beginning, with the same random numbers (what is called common random
+    numbers in simulation), and what counts is the difference.
+
     Weights, statistics, gradients, modes and the random generators are afterwards what they were before.
 
     Args:
@@ -83,7 +88,7 @@ def range_test(
     gradients = {name: parameter.grad for name, parameter in network.named_parameters()}
     modes = {name: module.training for name, module in network.named_modules()}
     devices = sorted({p.device.index or 0 for p in network.parameters() if p.device.type == "cuda"})
-    rates, losses = [], []
+    rates, losses, untouched = [], [], []
     with torch.random.fork_rng(devices=devices):
         for parameter in network.parameters():
             parameter.grad = None
@@ -95,6 +100,7 @@ def range_test(
                 rate = lowest * (highest / lowest) ** (step / (num_steps - 1))
                 for group, share in zip(optimizer.param_groups, shares, strict=True):
                     group["lr"] = rate * share
+                untouched.append(_loss_with(kept, network, loss_of, batch, devices, context))
                 with context():
                     loss = loss_of(batch)
                 value = float(loss.detach())
@@ -111,7 +117,26 @@ def range_test(
                 parameter.grad = gradients[name]
             for name, module in network.named_modules():
                 module.training = modes[name]
-    return read_curve(np.array(rates), np.array(losses))
+    without = np.array(untouched)
+    return read_curve(np.array(rates), np.array(losses) - without + without.mean())
+
+
+def _loss_with(
+    weights: Mapping[str, Tensor],
+    network: nn.Module,
+    loss_of: Callable[[Any], Tensor],
+    batch: Any,
+    devices: Sequence[int],
+    context: Callable[[], AbstractContextManager[Any]],
+) -> float:
+    """The loss of a batch under other weights; the network and the random generators come out as they went in."""
+    now = {name: value.detach().clone() for name, value in network.state_dict().items()}
+    network.load_state_dict(weights)
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=devices), context():
+            return float(loss_of(batch))
+    finally:
+        network.load_state_dict(now)
 
 
 def read_curve(rates: NDArray[np.float64], losses: NDArray[np.float64]) -> LrCurve:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import yaml
 from filelock import FileLock, Timeout
 
 from cxr.errors import ConfigurationError
@@ -61,6 +62,10 @@ class RunDirectory:
         return self.path / "history.csv"
 
     @property
+    def rates_path(self) -> Path:
+        return self.path / "rates.csv"
+
+    @property
     def looks_path(self) -> Path:
         return self.path / "looks.csv"
 
@@ -79,6 +84,15 @@ class RunDirectory:
     @property
     def best_checkpoint_path(self) -> Path:
         return self.checkpoints_dir / "best.ckpt"
+
+    @property
+    def stands_for(self) -> Literal["best", "last"]:
+        """The checkpoint that is meant where none is named: that of ``trainer.checkpoint``, best in older runs."""
+        try:
+            settings = yaml.safe_load(self.config_path.read_text(encoding="utf-8"))
+            return "last" if settings["trainer"]["checkpoint"] == "last" else "best"
+        except (OSError, ValueError, yaml.YAMLError, LookupError, TypeError):
+            return "best"
 
     @property
     def last_checkpoint_path(self) -> Path:

@@ -68,6 +68,7 @@ class StagedSchedule(LRScheduler):
                 f"schedule.low_momentum={low_momentum}, high_momentum={high_momentum}: give 0 <= low <= high < 1"
             )
         self._stages = tuple(stages)
+        self._steps_per_epoch = steps_per_epoch
         self._steps = [stage.epochs * steps_per_epoch for stage in stages]
         self._warmup = warmup_fraction
         self._div, self._final_div = div_factor, final_div_factor
@@ -99,7 +100,7 @@ class StagedSchedule(LRScheduler):
 
     def get_lr(self) -> list[float | Any]:
         """The rates of the step that comes next, and its momenta, which stand in the optimizer already."""
-        stage, step = self._where()
+        stage, step = self._where(self.last_epoch)
         name, total = self._stages[stage].schedule, self._steps[stage]
         factor, towards_low = self._course(name, step, total)
         low, high = self._momenta
@@ -110,9 +111,30 @@ class StagedSchedule(LRScheduler):
         rates = self.rates[stage] or [group["initial_lr"] for group in self.optimizer.param_groups]
         return [rates[group.get("layer_group", len(rates) - 1)] * factor for group in self.optimizer.param_groups]
 
-    def _where(self) -> tuple[int, int]:
-        """The stage of the step that comes next, and how many steps of it are done."""
-        done = self.last_epoch
+    def course(self, num_points: int) -> list[dict[str, float]]:
+        """The rates of the steps that are done, as they were: some of every epoch, evenly apart.
+
+        Args:
+            num_points: of an epoch, at most.
+
+        Returns:
+            A row for each: ``epoch``, those that are done by then, with a fraction; ``stage``, counted from 1; ``lr``,
+            of the head; and ``lr_first``, of the first layers.
+        """
+        stride, rows = max(1, math.ceil(self._steps_per_epoch / num_points)), []
+        for done in range(self.last_epoch):
+            if (done % self._steps_per_epoch) % stride == 0:
+                stage, step = self._where(done)
+                factor, _ = self._course(self._stages[stage].schedule, step, self._steps[stage])
+                rates = self.rates[stage] or [math.nan]
+                epoch = round(done / self._steps_per_epoch, 4)
+                rows.append(
+                    {"epoch": epoch, "stage": stage + 1, "lr": rates[-1] * factor, "lr_first": rates[0] * factor}
+                )
+        return rows
+
+    def _where(self, done: int) -> tuple[int, int]:
+        """The stage of the step that comes after so many, and how many steps of it are done."""
         for stage, steps in enumerate(self._steps):
             if done < steps or stage == len(self._steps) - 1:
                 return stage, min(done, steps - 1)

@@ -115,7 +115,7 @@ def build_trainer(
         RandomState(),
         NextBatches(),
         # Before the checkpoints: an epoch that a resumed run does not repeat has its row.
-        EpochHistory(run_dir.history_path),
+        EpochHistory(run_dir.history_path, run_dir.rates_path),
         BestCheckpoint(run_dir.checkpoints_dir),
         LastCheckpoint(run_dir.checkpoints_dir),
         StepMonitor(log_every_n_steps),

@@ -112,7 +112,7 @@ class ExportedNetwork(OpenedRun):
         ]
 
 
-def open_network(run: str | Path, which: str = "best") -> OpenedRun:
+def open_network(run: str | Path, which: str | None = None) -> OpenedRun:
     """Open a run directory, a checkpoint file or an exported folder.
 
     Args:

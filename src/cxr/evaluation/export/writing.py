@@ -60,7 +60,7 @@ class ExportResult:
 def export_run(
     run: str | Path,
     *,
-    which: str = "best",
+    which: str | None = None,
     output_dir: str | Path | None = None,
     formats: Sequence[str] = tuple(FORMATS),
     opset: int = DEFAULT_OPSET,
@@ -75,7 +75,7 @@ def export_run(
 
     Args:
         run: a run directory or a checkpoint file.
-        which: 'best' or 'last' checkpoint of a run directory.
+        which: 'best' or 'last' checkpoint of a run directory; None: as its ``trainer.checkpoint``.
         output_dir: the folder; an exported network that lies there is replaced. None: ``export`` in the run, or
             ``<stem>_export`` beside a lone checkpoint.
         formats: of ``FORMATS``; ``model.json`` comes with all.

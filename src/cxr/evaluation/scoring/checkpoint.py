@@ -108,13 +108,13 @@ class OpenedRun:
         return {name: trained[name] for name in COLLECTION_READING}
 
 
-def open_run(run: str | Path, which: str = "best") -> OpenedRun:
+def open_run(run: str | Path, which: str | None = None) -> OpenedRun:
     """Open a run directory or a checkpoint file.
 
     Args:
         run: a run directory, its ``checkpoints`` folder, or a ``.ckpt`` file, also one that was copied elsewhere.
-        which: 'best' or 'last', for a directory; where there is no best checkpoint, the last is taken and the note
-            says so.
+        which: 'best' or 'last', for a directory; None: as its ``trainer.checkpoint``. Where there is no best one, the
+            last is taken and the note says so.
 
     Raises:
         CheckpointError: nothing there, an empty or damaged file, or a checkpoint of another program; one line that

@@ -17,13 +17,14 @@ MAX_FOLDERS_SEARCHED = 2000
 DESCRIPTION_FILE, WEIGHTS_FILE = "model.json", "model.safetensors"
 
 
-def find_checkpoint(run: str | Path, which: str = "best") -> tuple[Path, list[str]]:
+def find_checkpoint(run: str | Path, which: str | None = None) -> tuple[Path, list[str]]:
     """The checkpoint file, and what a person must know of the choice.
 
     Args:
         run: a run directory, its ``checkpoints`` folder, or a ``.ckpt`` file, also one that was copied elsewhere; or an
             exported folder, whose weights are found.
-        which: 'best' or 'last', for a run; where there is no best checkpoint, the last is taken.
+        which: 'best' or 'last', for a run; None: as its ``trainer.checkpoint``. Where there is no best checkpoint, the
+            last is taken.
 
     Raises:
         CheckpointError: an address, nothing there, or an empty file; the line names what was looked for and the runs
@@ -71,8 +72,10 @@ def run_of(path: Path) -> Path | None:
     return run.path if is_run else None
 
 
-def _in_directory(given: Path, which: str) -> tuple[Path, list[str]]:
+def _in_directory(given: Path, which: str | None) -> tuple[Path, list[str]]:
     folder = given if given.name == "checkpoints" else given / "checkpoints"
+    if which is None:
+        which = RunDirectory(folder.parent).stands_for
     wanted = [folder / f"{which}.ckpt", *([folder / "last.ckpt"] if which == "best" else [])]
     for path in wanted:
         if is_file(path):
