@@ -179,7 +179,10 @@ def load_weights(network: nn.Module, path: str | Path, *, classifier: str | tupl
         for name in _classifier_tensors(tensors, classifier)
         if name not in heads or tensors[name].shape != own[name].shape
     ]
-    resized = _resize_position_embedding(network, tensors)
+    try:
+        resized = _resize_position_embedding(network, tensors)
+    except (RuntimeError, ValueError, ArithmeticError) as error:
+        raise CheckpointError(f"model.weights={path}: no such position embedding ({one_line(error)})") from error
     taken = {name: tensor for name, tensor in tensors.items() if name not in left_out}
     unexpected = sorted(set(taken) - set(own))
     missing = sorted(set(own) - set(taken) - counters - heads)

@@ -147,11 +147,14 @@ def require_tensors(path: str | Path, state: object) -> dict[str, Tensor]:
     for name, tensor in state.items():
         if not isinstance(name, str) or not isinstance(tensor, Tensor):
             raise CheckpointError(f"{path}: holds no state dict ({ascii(name)[:80]} is no tensor)")
-        dense = tensor.is_contiguous() or (tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last))
-        if tensor.layout != torch.strided or tensor.is_meta or not dense:
-            # A stride of 0 makes a terabyte of four bytes.
+        # A stride of 0 makes a terabyte of four bytes.
+        if tensor.layout != torch.strided or tensor.is_meta or _size(tensor) > tensor.untyped_storage().nbytes():
             raise CheckpointError(f"{path}: {ascii(name)[:80]} is no tensor with memory of its own")
     return state
+
+
+def _size(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
 
 
 def require_finite(path: str | Path, name: str, tensor: Tensor) -> None:

@@ -112,8 +112,8 @@ def _entry(entry: Mapping[str, Any]) -> dict[str, Any]:
     known = dict(entry)
     if "checkpoint" in known:
         known["checkpoint"] = _checkpoint(str(known["checkpoint"]))
-    known["warnings"] = [_warning(str(text)) for text in entry.get("warnings", [])]
-    left_out = len(entry.get("notes", []))
+    known["warnings"] = [_warning(str(text)) for text in entry.get("warnings") or []]
+    left_out = len(entry.get("notes") or [])
     known["notes"] = [f"{counted(left_out, 'note')} may name files and stay with the run"] if left_out else []
     for name in ("subgroups", "dependence", "dependence_of_run"):
         if name in entry:
