@@ -190,16 +190,16 @@ def searched(*folders: Path, logs: bool = False) -> dict[str, list[str]]:
     return held
 
 
-@pytest.mark.parametrize(
-    "hidden",
-    [
-        CANARIES["patient"].encode(),
-        CANARIES["patient"].upper().encode(),
-        CANARIES["note"].encode("utf-16-le"),
-        base64.b64encode(f"a report of {CANARIES['file']} and more".encode()),
-        gzip.compress(CANARIES["host"].encode() * 3),
-    ],
-)
+HIDDEN = {
+    "as it is": CANARIES["patient"].encode(),
+    "in capitals": CANARIES["patient"].upper().encode(),
+    "in UTF-16": CANARIES["note"].encode("utf-16-le"),
+    "in base64": base64.b64encode(f"a report of {CANARIES['file']} and more".encode()),
+    "in gzip": gzip.compress(CANARIES["host"].encode() * 3),
+}
+
+
+@pytest.mark.parametrize("hidden", HIDDEN.values(), ids=HIDDEN)
 def test_the_search_finds_what_is_hidden(hidden: bytes) -> None:
     assert found_in(hidden)
 
