@@ -107,17 +107,17 @@ def clinic(tmp_path_factory: pytest.TempPathFactory) -> Clinic:
     table = draw_collection(root / CANARIES["folder"])
     here = {"cwd": work, "home": home, "host": CANARIES["host"], "USER": CANARIES["user"], "LOGNAME": CANARIES["user"],
             "USERNAME": CANARIES["user"], "HOSTNAME": CANARIES["host"]}  # fmt: skip
-    data = ["data=table", f"data.root={table}"]
+    data = ["data=table", f"data.root={table}", "name=clinic"]
     # The split as the collection has it names a patient twice, so that there is a leak to warn of.
     trained = run("train.py", *data, *SETTINGS, "audit.on_leak=warn", "data.split.unit=image", **here)
     assert trained.status == 0, trained.said
-    (place,) = (work / "outputs" / "table").iterdir()
+    (place,) = (work / "outputs" / "clinic").iterdir()
     evaluated = run("evaluate.py", f"run={place}", "trainer.gpus=0", "report.share=true", "num_resamples=100",
                     "saliency=4", "shortcuts=false", **here)  # fmt: skip
     assert evaluated.status == 0, evaluated.said
     exported = run("-m", "cxr.export", f"run={place}", "formats=[safetensors]", **here)
     assert exported.status == 0, exported.said
-    crashed = run("train.py", *data, *SETTINGS, "name=crashed", largest_file=300_000, **here)
+    crashed = run("train.py", *data[:2], *SETTINGS, "name=crashed", largest_file=300_000, **here)
     assert crashed.status != 0, crashed.said
     (fallen,) = (work / "outputs" / "crashed").iterdir()
     with serve() as server:

@@ -23,7 +23,7 @@ from cxr.evaluation.report.warnings import divided_groups
 from cxr.evaluation.subgroups.bands import COLUMNS
 from cxr.evaluation.words import counted, mappings
 from cxr.files import write_atomically
-from cxr.sources.spreadsheet import to_csv
+from cxr.sources.spreadsheet import restored, to_csv
 from cxr.training.artifacts import split_key
 from cxr.training.run_directory import RunDirectory
 from cxr.training.shared_settings import shareable
@@ -68,7 +68,7 @@ class Pseudonyms:
         rows = [(name, source, image) for name, (source, image) in self._used.items()]
         table = pd.DataFrame(rows, columns=["record", "source", "image"])
         if path.is_file():
-            known = pd.read_csv(path, dtype=str, na_filter=False)
+            known = restored(pd.read_csv(path, dtype=str, na_filter=False))
             table = pd.concat([known, table]).drop_duplicates("record")
         write_atomically(path, to_csv(table))
 
