@@ -39,12 +39,10 @@ class Hostile:
     Args:
         name: of the case.
         write: writes the file, from the content of a good checkpoint; the last argument is a file that must not be.
-        of_weights: whether ``model.weights`` must refuse it, too, which reads the tensors alone.
     """
 
     name: str
     write: Callable[[Content, Path, Path], None]
-    of_weights: bool = True
 
 
 def _edited(edit: Callable[[Content, Path], object]) -> Callable[[Content, Path, Path], None]:
@@ -169,32 +167,27 @@ SETTINGS = [
     Hostile(
         "a function that is to be called",
         _parameters(_instantiator="os.system", _class_path="cxr.training.module.CXRModule"),
-        of_weights=False,
     ),
-    Hostile("a setting that cxr does not have", _parameters(_target_="os.system"), of_weights=False),
-    Hostile("a network of the hub", _parameters(backbone="hf-hub:evil/model"), of_weights=False),
-    Hostile("a network in a folder", _parameters(backbone="local-dir:/tmp/evil"), of_weights=False),
-    Hostile("a network that is a path", _parameters(backbone="../../evil"), of_weights=False),
-    Hostile("a network that is no text", _parameters(backbone=["resnet10t"]), of_weights=False),
-    Hostile("a head of its own", _parameters(head="os.system"), of_weights=False),
-    Hostile("an absurd image size", _parameters(image_size=10**9), of_weights=False),
-    Hostile("a million classes", _parameters(class_names=[str(n) for n in range(10**6)]), of_weights=False),
-    Hostile("a class that rewrites the line", _parameters(class_names=["covid", "\x1b[2Kfine"]), of_weights=False),
-    Hostile(
-        "a setting in itself", _edited(lambda content, victim: _knot(content["hyper_parameters"])), of_weights=False
-    ),
-    Hostile("no settings", _edited(lambda content, victim: content.update(hyper_parameters=None)), of_weights=False),
+    Hostile("a setting that cxr does not have", _parameters(_target_="os.system")),
+    Hostile("a network of the hub", _parameters(backbone="hf-hub:evil/model")),
+    Hostile("a network in a folder", _parameters(backbone="local-dir:/tmp/evil")),
+    Hostile("a network that is a path", _parameters(backbone="../../evil")),
+    Hostile("a network that is no text", _parameters(backbone=["resnet10t"])),
+    Hostile("a head of its own", _parameters(head="os.system")),
+    Hostile("an absurd image size", _parameters(image_size=10**9)),
+    Hostile("a million classes", _parameters(class_names=[str(n) for n in range(10**6)])),
+    Hostile("a class that rewrites the line", _parameters(class_names=["covid", "\x1b[2Kfine"])),
+    Hostile("a setting in itself", _edited(lambda content, victim: _knot(content["hyper_parameters"]))),
+    Hostile("no settings", _edited(lambda content, victim: content.update(hyper_parameters=None))),
     Hostile(
         "a split of tensors",
         _edited(lambda content, victim: content["CXRDataModule"].update(split={"image": torch.zeros(3)})),
-        of_weights=False,
     ),
     Hostile(
         "a split of unequal columns",
         _edited(lambda content, victim: content["CXRDataModule"]["split"]["image"].pop()),
-        of_weights=False,
     ),
-    Hostile("an epoch that is no number", _edited(lambda content, victim: content.update(epoch="1")), of_weights=False),
+    Hostile("an epoch that is no number", _edited(lambda content, victim: content.update(epoch="1"))),
 ]
 TENSORS = [
     Hostile("a tensor too few", _edited(lambda content, victim: content["state_dict"].pop(_first(content)))),
