@@ -250,6 +250,7 @@ def evaluation_arguments(settings: Settings) -> dict[str, Any]:
         "data_name": None if data is None else data["name"],
         "gpus": settings["trainer"]["gpus"],
         **{name: settings[name] for name in _PASSED_ON},
+        "share": settings["report"]["share"],
         "data_dir": None if paths["data"] is None else Path(paths["data"]),
         "cache_dir": None if paths["cache"] is None else Path(paths["cache"]),
         "output_dir": None if paths["output"] is None else Path(paths["output"]),

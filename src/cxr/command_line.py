@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+import yaml
 from hydra._internal.utils import get_args_parser
 from hydra.conf import HydraConf
 from hydra.core.config_store import ConfigStore
@@ -32,7 +33,7 @@ from cxr.config_check import SettingError, check, check_key, check_range, check_
 from cxr.errors import ConfigurationError, CxrError
 from cxr.help_text import help_text
 from cxr.interruption import listen
-from cxr.resumption import AUTO, find_unfinished, require_resumable
+from cxr.resumption import AUTO, find_unfinished, require_plain_settings, require_resumable
 from cxr.search_space import check_options, read_space, require_optuna
 from cxr.sweeps.child import Membership, join_sweep
 from cxr.sweeps.ray_jobs import require_ray
@@ -313,6 +314,7 @@ def _with_what_was_typed_first(arguments: Sequence[str]) -> list[str]:
             raise ConfigurationError(f"resume={resumed}: takes the configuration of the run; give no other")
         if not RunDirectory(Path(resumed)).config_path.is_file():
             raise ConfigurationError(f"resume={resumed}: no run directory (there is no config.yaml)")
+        require_plain_settings(RunDirectory(Path(resumed)), resumed)
         for word in words:
             name = word.lstrip("+~").partition("=")[0]
             if (CONF_DIR / name).is_dir():
@@ -322,12 +324,19 @@ def _with_what_was_typed_first(arguments: Sequence[str]) -> list[str]:
     if folder is None or any("=" in word and not word.startswith(("sweep.resume=", "hydra")) for word in words):
         return words
     try:
-        overrides = OmegaConf.load(Path(folder) / "multirun.yaml").hydra.overrides
-        typed = [word for word in overrides.hydra if word.startswith(_OF_THE_SEARCH)] + list(overrides.task)
-    except (OSError, OmegaConfBaseException, AttributeError):
+        # As text: it may come from a stranger, and OmegaConf would resolve what it refers to.
+        overrides = yaml.safe_load((Path(folder) / "multirun.yaml").read_text(encoding="utf-8"))["hydra"]["overrides"]
+        of_hydra, own = [str(word) for word in overrides["hydra"]], [str(word) for word in overrides["task"]]
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError):
         raise ConfigurationError(
             f"sweep.resume={folder}: no sweep folder (there is no multirun.yaml that can be read)"
         ) from None
+    typed = [word for word in of_hydra if word.startswith(_OF_THE_SEARCH)] + own
+    # No flags, nothing of Hydra's but what searches, nothing that could be instantiated or looked up.
+    odd = [word for word in own if word.lstrip("+~").startswith("hydra")]
+    odd += [word for word in typed if word.startswith("-") or "_target_" in word or "${" in word]
+    if odd:
+        raise ConfigurationError(f"sweep.resume={folder}: multirun.yaml asks for more than settings: {odd[0][:80]!r}")
     now = ("sweep.name=", "sweep.resume=", *(f"{word.partition('=')[0]}=" for word in words if "=" in word))
     return [*words, *(word for word in typed if not word.startswith(now))]
 
@@ -416,6 +425,7 @@ def _check_before_start(
                 _check_override(override, program, folders, multirun=True)
             sweeps = {**_unroll(from_file)[1], **sweeps}
         multirun = multirun or config.hydra.mode == RunMode.MULTIRUN
+        _check_places(config, settings, multirun)
         _check_search(config, overrides, program, multirun)
         if program == "train":
             _check_sweep(config, settings, multirun)
@@ -450,6 +460,44 @@ def _resumed(settings: dict[str, Any], multirun: bool) -> Path | None:
 
 
 _ONE_RUN = "resume={}: continues one run; a multirun goes on with sweep.resume=<folder>, or under its sweep.name"
+
+
+def _check_places(config: DictConfig, settings: dict[str, Any], multirun: bool) -> None:
+    """Hold the folders and files that Hydra itself makes against the folder that output is asked for in.
+
+    Raises:
+        ConfigurationError: one of them leads out of it.
+    """
+    output = settings.get("paths", {}).get("output") or "."
+    resumed = settings.get("sweep", {}).get("resume")
+    raw = OmegaConf.to_container(config.hydra, resolve=False)
+    assert isinstance(raw, dict)
+    if raw["output_subdir"] is not None:
+        raise ConfigurationError(
+            f"hydra.output_subdir={raw['output_subdir']}: a run keeps its own books, in config.yaml; leave it out"
+        )
+    if raw["sweep"]["subdir"] not in (".", "${hydra.job.num}"):
+        raise ConfigurationError(
+            f"hydra.sweep.subdir={raw['sweep']['subdir']}: a job lies in its sweep under its number; leave it out"
+        )
+    name = raw["job"].get("name")
+    if isinstance(name, str) and ("/" in name or "\\" in name):
+        raise ConfigurationError(f"hydra.job.name={name}: names a file, give it without a folder")
+    places = {"hydra.run.dir": config.hydra.run.dir}
+    if multirun:
+        places["hydra.sweep.dir"] = config.hydra.sweep.dir
+    for section in ("job_logging", "hydra_logging"):
+        for handler, options in (raw[section].get("handlers") or {}).items():
+            written = options.get("filename")
+            if written is not None and not str(written).startswith("${hydra.runtime.output_dir}/${hydra.job.name}"):
+                places[f"hydra.{section}.handlers.{handler}.filename"] = written
+    for key, place in places.items():
+        inside = Path(str(place)).resolve().is_relative_to(Path(output).resolve())
+        if not inside and str(place) not in (".", resumed):  # here, where Hydra writes nothing
+            raise ConfigurationError(
+                f"{key}={place}: leads out of the folder of the output, {output}; name a sweep with sweep.name=<name>, "
+                "and choose the folder with paths.output=<folder>"
+            )
 
 
 def _launcher(config: DictConfig) -> str:

@@ -521,6 +521,15 @@ class EvaluateTrainer:
 
 
 @dataclass
+class EvaluateReport:
+    share: bool = setting(
+        False,
+        "also write report_shared.html, for those who may not see the patients: no radiograph, patient, file name or "
+        "path; a record has a keyed hash, and the key stays in the run",
+    )
+
+
+@dataclass
 class EvaluateConfig:
     run: Any = setting(
         MISSING,
@@ -570,6 +579,7 @@ class EvaluateConfig:
     )
     num_resamples: int = setting(1000, "resamples of the patients behind every interval", at_least=100)
     thumbnails: bool = setting(True, "show the most confident mistakes in the report; false: no picture of a patient")
+    report: EvaluateReport = setting(EvaluateReport(), "who is to read it")
     batch_size: int = setting(32, "images per step", at_least=1)
     num_workers: int = setting(0, "loader processes", at_least=0)
     tracking: str | None = setting(

@@ -20,7 +20,7 @@ from cxr.errors import CheckpointError, CxrError, DivergedError
 from cxr.evaluation.comparison.configurations import balance_in_words
 from cxr.files import remove_unfinished, write_atomically
 from cxr.interruption import SIGNALS, defer, end_if_asked, resume
-from cxr.resumption import OF_THE_CALL
+from cxr.resumption import DEFAULTS, OF_THE_CALL
 from cxr.run_names import job_name, single_name
 from cxr.training.accelerators import resolve_devices, resolve_precision
 from cxr.training.environment import describe_environment
@@ -35,9 +35,7 @@ _CONFIG_HEAD = """\
 # Repeats this run, from the folder that it was started in:
 #   python train.py --config-dir {path} --config-name config
 defaults:
-  - schema
-  - hydra_settings
-  - _self_
+{defaults}
 
 """
 
@@ -72,20 +70,20 @@ class OpenRun:
         end, some by a longer way.
 
         Raises:
-            CheckpointError: there are checkpoints, and all are damaged.
+            CheckpointError: there are checkpoints, and all are damaged or hold more than plain values and tensors.
         """
-        from cxr.training.checkpoint_io import require_whole
+        from cxr.training.torch_files import read_torch_file
 
         if self.job.continues is None:
             return None
         run = self.directory
         damaged = []
         for path in (run.last_checkpoint_path, run.previous_checkpoint_path, run.best_checkpoint_path):
-            try:
-                require_whole(path)
-            except FileNotFoundError:  # also put aside, a moment ago, by the first process of the run
+            if not path.is_file():  # also put aside, a moment ago, by the first process of the run
                 continue
-            except (CheckpointError, OSError) as error:
+            try:
+                read_torch_file(path)
+            except CheckpointError as error:
                 damaged.append((path, " ".join(str(error).split())))
                 continue
             if self.first:
@@ -224,7 +222,10 @@ def _kept_books(run: OpenRun, *, cuda: bool) -> Iterator[OpenRun]:
         if job.continues is None:
             own = {name: value for name, value in job.settings.items() if name not in OF_THE_CALL}
             text = yaml.safe_dump(own, sort_keys=False, allow_unicode=True)
-            write_atomically(directory.config_path, _CONFIG_HEAD.format(path=os.path.relpath(directory.path)) + text)
+            head = _CONFIG_HEAD.format(
+                path=os.path.relpath(directory.path), defaults="\n".join(f"  - {name}" for name in DEFAULTS)
+            )
+            write_atomically(directory.config_path, head + text)
         _note_environment(directory, describe_environment(cuda=cuda))
         yield run
         status, exit_status = "pruned" if run.pruned else "finished", 0

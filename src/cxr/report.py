@@ -221,6 +221,8 @@ def report_evaluation(result: EvaluationResult) -> None:
                 console.print(f"Grad-CAM: {escape(os.path.relpath(path))}")
     if result.report_path is not None:
         console.print(f"Report: {escape(os.path.relpath(result.report_path))}")
+    if result.shared_report_path is not None:
+        console.print(f"Report to share: {escape(os.path.relpath(result.shared_report_path))}")
 
 
 def report_collections(folders: Sequence[Path]) -> None:

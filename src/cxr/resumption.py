@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from cxr.training.run_directory import RunDirectory
 
 Settings = Mapping[str, Any]
 
+# What the configuration of a run is composed from.
+DEFAULTS = ("schema", "hydra_settings", "_self_")
 # How a run is called, not what it is: these stay out of its config.yaml.
 OF_THE_CALL = ("sweep", "resume")
 
@@ -43,6 +46,37 @@ def kept_settings(run: RunDirectory) -> dict[str, Any] | None:
     if not isinstance(content, dict):
         return None
     return {str(name): value for name, value in content.items() if name != "defaults"}
+
+
+def require_plain_settings(run: RunDirectory, given: str) -> None:
+    """Refuse a run directory whose configuration could have Hydra do more than read settings.
+
+    It may come from a stranger, and a section ``hydra`` can name any function, as a callback or a handler of logs.
+
+    Args:
+        run: its ``config.yaml`` is there.
+        given: what was typed, for the message.
+
+    Raises:
+        ConfigurationError: anything but what a run writes: the settings of a training, resolved.
+    """
+    text = run.config_path.read_text(encoding="utf-8", errors="replace")
+    content = kept_settings(run) or {}
+    known = {field.name for field in fields(TrainConfig)}
+    unknown = next((name for name in content if name not in known), None)
+    why = None
+    if not content or yaml.safe_load(text).get("defaults") != list(DEFAULTS):
+        why = f"its defaults are not {', '.join(DEFAULTS)}"
+    elif unknown is not None:
+        why = f"it has a section {ascii(unknown)[:40]}"
+    elif "${" in text:
+        why = "it holds interpolations"
+    elif any("@package" in line for line in text.splitlines() if line.lstrip().startswith("#")):
+        why = "it places itself elsewhere (@package)"
+    elif (run.path / "schema.yaml").exists():
+        why = "there is a schema.yaml beside it"
+    if why is not None:
+        raise ConfigurationError(f"resume={given}: config.yaml is not what a run writes: {why}")
 
 
 def require_resumable(path: str | Path, settings: Settings) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from tests.fault.hostile_files import black_png, black_tiff, longs, png, saved, tiff, tiff_tags, with_size, zeros
+from tests.fault.hostile_pictures import black_png, black_tiff, longs, png, saved, tiff, tiff_tags, with_size, zeros
 
 pytestmark = [
     pytest.mark.fault,

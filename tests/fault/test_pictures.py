@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
-from tests.fault.hostile_files import (
+from tests.fault.hostile_pictures import (
     black_tiff,
     grey_tiff,
     longs,

@@ -26,7 +26,7 @@ from cxr.evaluation.metrics_file import merge_metrics, read_metrics
 from cxr.evaluation.predictions import predictions_table, write_predictions
 from cxr.evaluation.report.mistakes import Mistake, find_mistakes
 from cxr.evaluation.report.model_card import write_model_card
-from cxr.evaluation.report.page import write_report
+from cxr.evaluation.report.page import write_report, write_shared_report
 from cxr.evaluation.saliency.entry import draw_evidence_without_labels, saliency_entry
 from cxr.evaluation.scoring.answers import Answers, answer, require_same_task
 from cxr.evaluation.scoring.checkpoint import OpenedRun
@@ -55,6 +55,7 @@ class EvaluationResult:
         predictions_path: ``predictions/<split>.csv`` therein.
         metrics_path: ``metrics.json`` therein.
         report_path: ``report.html`` therein; None where no image has a label, or none was asked for.
+        shared_report_path: ``report_shared.html`` therein; None where none was asked for.
         figures: the PNG files that were drawn.
         checkpoint_path: what was evaluated; of several networks, the first.
         num_looks: how often this split has been scored in this run, this time included.
@@ -69,6 +70,7 @@ class EvaluationResult:
     predictions_path: Path
     metrics_path: Path
     report_path: Path | None
+    shared_report_path: Path | None
     figures: list[Path]
     checkpoint_path: Path
     num_looks: int
@@ -101,6 +103,7 @@ def evaluate_run(
     num_resamples: int = 1000,
     report: bool = True,
     thumbnails: bool = True,
+    share: bool = False,
     tracking: str | None = "none",
     tracking_thumbnails: bool = False,
     progress: bool = True,
@@ -135,6 +138,7 @@ def evaluate_run(
         num_resamples: resamples of the patients behind every interval.
         report: draw the figures and write ``report.html`` and ``model_card.md``; False: numbers only.
         thumbnails: show radiographs in the report.
+        share: also write ``report_shared.html``, for those who may not see the patients.
         tracking: 'wandb' or 'none'; None: as in training.
         tracking_thumbnails: send small pictures of the worst errors with it.
         progress: show bars on a terminal.
@@ -233,7 +237,7 @@ def evaluate_run(
 
     entry: dict[str, Any] | None = None
     figures: list[Path] = []
-    report_path = None
+    report_path = shared_report_path = None
     if labelled.any():
         wishes = Wishes(prevalence, subgroups, auroc_interval=auroc_interval, num_resamples=num_resamples, seed=0)
         entry = assess(answers, class_names, positive, runs[0].training_counts, threshold, fitted, calibrated, wishes)
@@ -301,6 +305,7 @@ def evaluate_run(
         report_path = write_report(
             place, mistakes=None if mistakes is None else {subject.name: mistakes}, thumbnails=thumbnails
         )
+        shared_report_path = write_shared_report(place) if share else None
         write_model_card(place)
     if entry is not None:
         notes += track_evaluation(runs, place, answers, entry, tracking, thumbnails=tracking_thumbnails)
@@ -312,6 +317,7 @@ def evaluate_run(
         predictions_path=predictions_path,
         metrics_path=place.metrics_path,
         report_path=report_path,
+        shared_report_path=shared_report_path,
         figures=figures,
         checkpoint_path=runs[0].path,
         num_looks=num_looks,

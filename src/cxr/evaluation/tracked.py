@@ -16,6 +16,7 @@ from pytorch_lightning.loggers import WandbLogger
 from cxr.evaluation.comparison.configurations import balance_in_words
 from cxr.evaluation.metrics.measures import METRICS
 from cxr.evaluation.report.figures import thumbnail
+from cxr.evaluation.report.sharing import Pseudonyms
 from cxr.evaluation.scoring.answers import Answers
 from cxr.evaluation.scoring.checkpoint import OpenedRun
 from cxr.training.run_directory import RunDirectory
@@ -42,8 +43,8 @@ def track_evaluation(
     Its settings name the trained run's id (``trained_run``) and the artifact with its weights (``model_artifact``);
     online it also uses that artifact, which W&B shows as lineage; of an offline run, `cxr.sync` says so to the server.
 
-    No file name and no patient leaves the run: an image is known by its row in ``predictions/<name>.csv``. No picture
-    leaves it either, unless `thumbnails` says so.
+    No file name and no patient leaves the run: an image has the name that the run's ``record_names.csv`` explains, see
+    `cxr.evaluation.report.sharing`. No picture leaves it either, unless `thumbnails` says so.
 
     Args:
         runs: the networks.
@@ -103,7 +104,10 @@ def track_evaluation(
     try:
         if isinstance(logger, WandbLogger):
             notes += _use_models(logger.experiment, artifacts)
-            _send(logger.experiment, evaluated, entry, answers, runs[0].module.class_names, thumbnails=thumbnails)
+            pseudonyms = Pseudonyms(place)
+            class_names = runs[0].module.class_names
+            _send(logger.experiment, evaluated, entry, answers, class_names, pseudonyms, thumbnails=thumbnails)
+            pseudonyms.write()
         status = 0
     finally:
         finish(logger, status)
@@ -147,6 +151,7 @@ def _send(
     entry: Mapping[str, Any],
     answers: Answers,
     class_names: Sequence[str],
+    pseudonyms: Pseudonyms,
     *,
     thumbnails: bool,
 ) -> None:
@@ -177,7 +182,9 @@ def _send(
         table[f"prob_{class_name}"] = given[:, place].astype(float)
     table["prob_label"] = given[np.arange(len(rows)), truth].astype(float)
     worst = table.sort_values(["prob_label", "row"]).head(MAX_ROWS)
-    predictions = wandb.Table(dataframe=worst)
+    records = answers.subject.records.iloc[worst["row"]]
+    known = [pseudonyms.of_record(*map(str, each)) for each in zip(records["source"], records["image"], strict=True)]
+    predictions = wandb.Table(dataframe=worst.drop(columns="row").assign(record=known))
     if thumbnails:
         predictions.add_column("image", _pictures(answers, worst), optional=True)
     shown = np.arange(len(rows))

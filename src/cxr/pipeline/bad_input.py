@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 import pandas as pd
 
@@ -106,8 +106,7 @@ def describe_unreadable(manifest: Manifest) -> str | None:
 
 def _counts(bad: pd.DataFrame) -> str:
     """How often each reason: of a file without a picture why it has none."""
-    is_unreadable = bad["reason"] == UNREADABLE
-    counts = Counter(bad["reason"].mask(is_unreadable & bad["detail"].notna(), bad["detail"]).astype(str).tolist())
+    counts = Counter(_why(row) for row in bad.to_dict("records"))
     # The commonest first, and where two are equally common the order of the alphabet, on every run.
     return ", ".join(
         f"{count} {reason}" for reason, count in sorted(counts.items(), key=lambda each: (-each[1], each[0]))
@@ -116,9 +115,13 @@ def _counts(bad: pd.DataFrame) -> str:
 
 def _first(bad: pd.DataFrame) -> str:
     named = []
-    for row in bad.head(_NAMED).itertuples():
-        name = row.image if row.image is not None else f"row {row.row}"
-        why = row.detail if row.reason == UNREADABLE and row.detail is not None else row.reason
-        named.append(f"{row.source}/{name}: {why}")
+    for row in bad.head(_NAMED).to_dict("records"):
+        name = row["image"] if row["image"] is not None else f"row {row['row']}"
+        named.append(f"{row['source']}/{name}: {_why(row)}")
     more = len(bad) - len(named)
     return "; ".join([*named, *([f"and {more} more"] if more else [])])
+
+
+def _why(row: Mapping[Hashable, Any]) -> str:
+    is_unreadable = row["reason"] == UNREADABLE and isinstance(row["detail"], str)
+    return str(row["detail"] if is_unreadable else row["reason"])

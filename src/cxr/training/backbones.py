@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,9 +18,10 @@ from torch import Tensor, nn
 
 import cxr.training.dark_covid_net  # noqa: F401 - a network of our own, which timm knows from here on
 from cxr.errors import CheckpointError, ConfigurationError
-from cxr.training.checkpoint_io import require_whole
+from cxr.training.given_path import is_file, local_path
 from cxr.training.heads import HEADS, put_concat_pool_head
 from cxr.training.run_directory import RunDirectory
+from cxr.training.torch_files import one_line, read_torch_file, require_finite, require_tensors
 
 # How long a server may take to answer before the network counts as missing, seconds. Left to itself the hub's client
 # tries for three quarters of a minute, with a line for every attempt.
@@ -108,7 +108,7 @@ def create_backbone(
         if "drop_path_rate" in str(error):
             raise _no_drop_path(name, drop_path_rate) from error
         if source is not None:
-            raise _no_weights(name, _one_line(error)) from error
+            raise _no_weights(name, one_line(error)) from error
         raise _cannot_be_built(name, image_size, error) from error
     _check_patches(network, name, image_size)
     # Some networks take the number and make nothing of it.
@@ -168,7 +168,7 @@ def load_weights(network: nn.Module, path: str | Path, *, classifier: str | tupl
     Raises:
         CheckpointError: the file is missing, cannot be read without running code, or does not fit the network.
     """
-    path = _weights_file(Path(path))
+    path = _weights_file(local_path(path, "model.weights"))
     tensors = _read_tensors(path)
     own = network.state_dict()
     # Batches counted by a normalisation are in some files and not in others, and change no result here.
@@ -179,7 +179,10 @@ def load_weights(network: nn.Module, path: str | Path, *, classifier: str | tupl
         for name in _classifier_tensors(tensors, classifier)
         if name not in heads or tensors[name].shape != own[name].shape
     ]
-    resized = _resize_position_embedding(network, tensors)
+    try:
+        resized = _resize_position_embedding(network, tensors)
+    except (RuntimeError, ValueError, ArithmeticError) as error:
+        raise CheckpointError(f"model.weights={path}: no such position embedding ({one_line(error)})") from error
     taken = {name: tensor for name, tensor in tensors.items() if name not in left_out}
     unexpected = sorted(set(taken) - set(own))
     missing = sorted(set(own) - set(taken) - counters - heads)
@@ -188,8 +191,12 @@ def load_weights(network: nn.Module, path: str | Path, *, classifier: str | tupl
         first = (missing or unexpected or wrong)[0]
         raise CheckpointError(
             f"model.weights={path}: not of this network: {len(missing)} tensors missing, {len(unexpected)} unknown,"
-            f" {len(wrong)} of another shape (the first is {first}); check model.name"
+            f" {len(wrong)} of another shape (the first is {ascii(first)[1:-1][:80]}); check model.name"
         )
+    for name, tensor in taken.items():
+        if tensor.dtype != own[name].dtype and not (tensor.is_floating_point() and own[name].is_floating_point()):
+            raise CheckpointError(f"model.weights={path}: {name} is {tensor.dtype}, not {own[name].dtype}")
+        require_finite(path, name, tensor)
     network.load_state_dict(taken, strict=False)
     return LoadedWeights(str(path), len(taken), left_out, sorted(heads - set(taken)), resized)
 
@@ -201,9 +208,7 @@ def _shape(config: Any, num_classes: int, image_size: int) -> dict[str, Any]:
 
 
 def _cannot_be_built(name: str, image_size: int, error: Exception) -> ConfigurationError:
-    return ConfigurationError(
-        f"model.name={name}: cannot be built for data.image_size={image_size}: {_one_line(error)}"
-    )
+    return ConfigurationError(f"model.name={name}: cannot be built for data.image_size={image_size}: {one_line(error)}")
 
 
 def _look_up(name: str) -> Any:
@@ -240,7 +245,7 @@ def _find_pretrained(name: str, config: Any) -> tuple[str, dict[str, Any]]:
     try:
         status = huggingface_hub.get_session().head(url, timeout=_PATIENCE).status_code
     except Exception as error:
-        raise _no_weights(name, _one_line(error)) from error
+        raise _no_weights(name, one_line(error)) from error
     if status >= 500:
         raise _no_weights(name, f"the hub answers {status}")
     return hub_id, {}
@@ -265,7 +270,7 @@ def _weights_file(path: Path) -> Path:
     wanted = [run.best_checkpoint_path, run.last_checkpoint_path]
     if run.stands_for == "last":
         wanted = wanted[1:]
-    found = next((each for each in wanted if each.is_file()), None)
+    found = next((each for each in wanted if is_file(each)), None)
     if found is None:
         raise CheckpointError(
             f"model.weights={path}: no run with a checkpoint: looked for {' and '.join(map(str, wanted))}"
@@ -274,26 +279,20 @@ def _weights_file(path: Path) -> Path:
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
+    if not is_file(path):
         raise CheckpointError(f"model.weights={path}: no such file")
-    try:
-        if path.suffix == ".safetensors":
+    refusal = f"model.weights={path}: cannot be read as weights alone; give a .safetensors file or a saved state dict"
+    if path.suffix == ".safetensors":
+        try:
             content: Any = safetensors.torch.load_file(path)
-        else:
-            if zipfile.is_zipfile(path):  # older files of torch are none, and have no checksums
-                require_whole(path)
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise CheckpointError(
-            f"model.weights={path}: cannot be read as weights alone ({_one_line(error)});"
-            " give a .safetensors file or a saved state dict"
-        ) from error
+        except Exception as error:  # of the format, of the system, of torch
+            raise CheckpointError(f"{refusal} ({one_line(error)})") from error
+    else:
+        content = read_torch_file(path, refusal)
     for key in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
-    if not isinstance(content, dict) or not content or not all(isinstance(each, Tensor) for each in content.values()):
-        raise CheckpointError(f"model.weights={path}: holds no state dict")
-    tensors: dict[str, Tensor] = content
+    tensors = require_tensors(path, content)
     # A checkpoint of cxr holds the network beside the normalisation; `DataParallel` puts a prefix of its own before it.
     for prefix in ("network.", "module."):
         inner = {name.removeprefix(prefix): each for name, each in tensors.items() if name.startswith(prefix)}
@@ -335,8 +334,3 @@ def _three(values: tuple[float, ...]) -> tuple[float, float, float]:
         values = values * 3
     first, second, third = (float(value) for value in values)
     return first, second, third
-
-
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:160]}" if text else type(error).__name__

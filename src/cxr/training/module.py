@@ -22,6 +22,7 @@ from cxr.training.metrics import classification_metrics
 from cxr.training.optimizers import build_optimizer, parameter_groups
 from cxr.training.schedules import StagedSchedule
 from cxr.training.stage_plan import Stage, build_stages
+from cxr.training.torch_files import require_state
 
 Batch = Mapping[str, Tensor]
 
@@ -450,7 +451,13 @@ class CXRModule(pl.LightningModule):
             checkpoint["train_outputs"] = list(self._gather("train"))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Remember from which weights the training began that goes on here."""
+        """Remember from which weights the training began that goes on here.
+
+        Raises:
+            CheckpointError: its tensors are not those of this network, or not finite.
+        """
+        given = None if self._trainer is None else self._trainer.ckpt_path
+        require_state("the checkpoint" if given is None else given, checkpoint["state_dict"], self.state_dict())
         self._initial_weights = checkpoint.get("initial_weights")
         self._kept_outputs = checkpoint.get("train_outputs", [])
 

@@ -32,6 +32,8 @@ _LOOKED_AT = 0.5
 _LEFT_BEHIND = 15.0
 # So long after a job was said to run it may not have come to hold its run, seconds.
 _STARTING = 300.0
+# The name that `make_folder` gives; a job of a sweep is called by its number.
+STAMP = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d-\d{3}_\d+|\d{1,6}")
 _RANK_VARIABLES = ("RANK", "SLURM_PROCID", "LOCAL_RANK", "NODE_RANK")
 
 

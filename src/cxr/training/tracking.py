@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -194,8 +195,8 @@ def _init(tracking_dir: Path, mode: str, capture: str, about: Mapping[str, Any])
 
     # W&B itself warns and takes the temporary directory of the machine, where the run would be lost.
     tracking_dir.mkdir(parents=True, exist_ok=True)
-    if not os.access(tracking_dir, os.W_OK):
-        raise PermissionError(f"{tracking_dir} cannot be written")
+    with tempfile.TemporaryFile(dir=tracking_dir):  # who may do anything is told that they can, and still cannot
+        pass
     if wandb.run is not None:
         # Somebody left a run open in this process; without this the new one would write into it.
         wandb.run.finish()

@@ -41,6 +41,8 @@ class Contents:
         environment: ``environment.json``: what the run was trained with; empty where it was not recorded.
         audit: ``audit.json``: what was found of copies, leaks and shortcuts before the training.
         missing: the files that are not there or cannot be read, a sentence each.
+        shared: whether all that tells of patients, files and places was taken out, see
+            `cxr.evaluation.report.sharing.without_patients`.
     """
 
     run: RunDirectory
@@ -56,6 +58,7 @@ class Contents:
     environment: dict[str, Any] = field(default_factory=dict)
     audit: dict[str, Any] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
+    shared: bool = False
 
     @property
     def external(self) -> list[str]:

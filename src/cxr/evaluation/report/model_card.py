@@ -17,6 +17,7 @@ from cxr.evaluation.report.contents import Contents, machine, read_contents, rev
 from cxr.evaluation.report.data import accounting, characteristics, class_counts
 from cxr.evaluation.report.page import title_of_run
 from cxr.evaluation.report.page_template import template
+from cxr.evaluation.report.sharing import Pseudonyms, without_patients
 from cxr.evaluation.report.warnings import collect_warnings
 from cxr.evaluation.words import (
     ABSENT,
@@ -49,7 +50,8 @@ def write_model_card(run: RunDirectory) -> Path:
 
     After the sections of Mitchell, Wu, Zaldivar et al., "Model cards for model reporting", 2019; then the items of
     CLAIM (2024 update) and TRIPOD+AI, each filled, in need of a human, or missing. What a person writes into the file
-    is lost with the next evaluation: a copy is the place for it.
+    is lost with the next evaluation: a copy is the place for it. It names no patient, file or place: it goes where the
+    network goes, see `cxr.evaluation.report.sharing`.
 
     Args:
         run: a run directory, or the folder that an evaluation of a lone checkpoint wrote to.
@@ -60,7 +62,7 @@ def write_model_card(run: RunDirectory) -> Path:
     Raises:
         DataError: ``metrics.json`` is damaged.
     """
-    contents = read_contents(run)
+    contents = without_patients(read_contents(run), Pseudonyms(run))
     path = run.path / "model_card.md"
     write_atomically(path, _render(contents))
     return path

@@ -23,6 +23,7 @@ from cxr.evaluation.report.results import (
     mistakes_section,
     training_section,
 )
+from cxr.evaluation.report.sharing import Pseudonyms, private_figures, renamed, without_patients
 from cxr.evaluation.report.shortcuts import (
     dependence_section,
     saliency_section,
@@ -40,7 +41,7 @@ from cxr.evaluation.words import (
     rest_of,
 )
 from cxr.files import write_atomically
-from cxr.training.run_directory import RunDirectory
+from cxr.training.run_directory import STAMP, RunDirectory
 
 
 def write_report(
@@ -75,14 +76,49 @@ def write_report(
     return path
 
 
+def write_shared_report(run: RunDirectory, *, names: Sequence[str] | None = None) -> Path:
+    """Write ``report_shared.html`` into the run: the report for those who may not see its patients.
+
+    No radiograph, patient, file name or path, and no sentence that might hold one; a record has a name that
+    ``record_names.csv`` in the run explains, see `cxr.evaluation.report.sharing`.
+
+    Args:
+        run, names: see `write_report`, which the predictions of the mistakes come from.
+
+    Returns:
+        Where it lies.
+
+    Raises:
+        ConfigurationError, DataError: see `write_report`.
+    """
+    pseudonyms = Pseudonyms(run)
+    known = read_contents(run, names)
+    figures = find_figures(known)
+    for private in private_figures(known, figures):
+        del figures[private]
+    contents = without_patients(known, pseudonyms)
+    wrong = {}
+    for name in contents.entries:
+        table = contents.predictions(name)
+        wrong[name] = [] if table is None else renamed(find_mistakes(table), pseudonyms)
+    path = run.path / "report_shared.html"
+    page = _render(contents, figures, wrong, thumbnails=False)
+    pseudonyms.write()
+    write_atomically(path, page)
+    return path
+
+
 def render_report(contents: Contents, mistakes: Mapping[str, Sequence[Mistake]], *, thumbnails: bool) -> str:
     """The page as text; see `write_report`."""
-    figures = find_figures(contents)
     wrong = {}
     for name in contents.entries:
         table = None if name in mistakes else contents.predictions(name)
         found = list(mistakes.get(name, ())) if table is None else find_mistakes(table)
         wrong[name] = keep_thumbnails(contents.run, name, found) if thumbnails else found
+    return _render(contents, find_figures(contents), wrong, thumbnails=thumbnails)
+
+
+def _render(contents: Contents, figures: Figures, wrong: Mapping[str, Sequence[Mistake]], *, thumbnails: bool) -> str:
     sections = [
         metrics_section(contents),
         data_section(contents),
@@ -121,7 +157,7 @@ def title_of_run(contents: Contents) -> tuple[str, str]:
         contents.setting("model.name"),
         f"trained on {contents.setting('data.name')}" if contents.setting("data.name") else None,
         f"experiment {contents.setting('name')}" if contents.setting("name") else None,
-        f"run {contents.run.path.name}",
+        f"run {contents.run.path.name}" if not contents.shared or STAMP.fullmatch(contents.run.path.name) else None,
     ]
     return title, ", ".join(str(part) for part in named if part)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,16 +12,19 @@ from typing import Any
 import pandas as pd
 import torch
 
-from cxr.errors import CheckpointError, CxrError
+from cxr.errors import CheckpointError
 from cxr.evaluation.scoring.run_path import find_checkpoint, run_of, runs_nearby
+from cxr.evaluation.scoring.stored_settings import count, data_arguments, network_arguments, training_split
 from cxr.pipeline.datamodule import CXRDataModule
-from cxr.training.checkpoint_io import require_whole
+from cxr.training.backbones import tensors_of_backbone
 from cxr.training.module import CXRModule
+from cxr.training.torch_files import one_line, read_torch_file, require_state
 
 # Lightning keeps the state of a data module under the name of its class.
 DATA_STATE = CXRDataModule.__qualname__
 # What every checkpoint of this program holds; other Lightning programs lack the last.
 REQUIRED_KEYS = ("state_dict", "epoch", CXRModule.CHECKPOINT_HYPER_PARAMS_KEY, DATA_STATE)
+DATA_SETTINGS = CXRDataModule.CHECKPOINT_HYPER_PARAMS_KEY
 
 # What another collection takes over from the training; its classes only where it names none.
 COLLECTION_READING = ("classes", "on_bad", "max_unreadable", "image_size", "aspect", "evaluation_batch_size",
@@ -80,8 +83,13 @@ class OpenedRun:
         if not overrides.keys() <= allowed:
             raise TypeError(f"fixed by the checkpoint: {', '.join(sorted(overrides.keys() - allowed))}")
         given = {name: value for name, value in overrides.items() if value is not None}
+        content = read_torch_file(self.path)
         with _one_line(self.path):
-            return CXRDataModule.load_from_checkpoint(self.path, map_location="cpu", weights_only=True, **given)
+            data = CXRDataModule(**{**data_arguments(content.get(DATA_SETTINGS)), **given})
+            state = content[DATA_STATE]
+            if state:
+                data.load_state_dict({"split": training_split(state).to_dict("list")})
+            return data
 
     def data_settings(self, **overrides: Any) -> dict[str, Any]:
         """How the images of another collection are read: as in training.
@@ -113,17 +121,35 @@ def open_run(run: str | Path, which: str | None = None) -> OpenedRun:
             names what was looked for and the runs nearby.
     """
     path, notes = find_checkpoint(run, which)
-    with _one_line(path):
-        require_whole(path)
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    content = read_torch_file(path)
     missing = [key for key in REQUIRED_KEYS if not isinstance(content, dict) or key not in content]
     if missing:
         nearby = runs_nearby(Path(run))
         raise CheckpointError(f"{path} is no checkpoint of cxr: it holds no {', '.join(missing)}{nearby}")
     with _one_line(path):
-        module = CXRModule.load_from_checkpoint(path, map_location="cpu", weights_only=True)
-        training_split = pd.DataFrame(content[DATA_STATE]["split"], dtype=object)
-    return OpenedRun(path, run_of(path), int(content["epoch"]), module.eval(), training_split, notes)
+        known, epoch = training_split(content[DATA_STATE]), count(content["epoch"], "epoch")
+        module = _build(path, content)
+    return OpenedRun(path, run_of(path), epoch, module, known, notes)
+
+
+def _build(path: Path, content: Mapping[str, Any]) -> CXRModule:
+    """The network of a checkpoint, from timm's registry, on the CPU, in evaluation mode.
+
+    It takes no memory before names, shapes and types of all tensors of the file are known to be its own.
+    """
+    arguments = network_arguments(content[CXRModule.CHECKPOINT_HYPER_PARAMS_KEY])
+    expected = tensors_of_backbone(
+        arguments["backbone"],
+        num_classes=len(arguments["class_names"]),
+        image_size=arguments.get("image_size", 224),
+        head=arguments.get("head", "linear"),
+    )
+    own = {f"network.{name}": tensor for name, tensor in expected.items()}
+    own |= {name: torch.empty(3, device="meta") for name in ("pixel_scale", "pixel_offset")}
+    state = require_state(path, content["state_dict"], own)
+    module = CXRModule(**arguments)
+    module.load_state_dict(state)
+    return module.eval()
 
 
 @contextmanager
@@ -131,10 +157,7 @@ def _one_line(path: Path) -> Iterator[None]:
     """Whatever a broken or foreign file makes the reader raise, in one line."""
     try:
         yield
-    except CxrError:
+    except CheckpointError:
         raise
-    except Exception as error:  # the zip reader, the unpickler and the constructors have no common exception
-        detail = " ".join(str(error).split())[:160]
-        raise CheckpointError(
-            f"{path} is damaged or no checkpoint of cxr ({type(error).__name__}: {detail})"
-        ) from error
+    except Exception as error:  # what is made of its settings has no common exception
+        raise CheckpointError(f"{path} is damaged or no checkpoint of cxr ({one_line(error)})") from error

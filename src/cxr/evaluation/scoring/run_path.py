@@ -7,6 +7,7 @@ from itertools import islice
 from pathlib import Path
 
 from cxr.errors import CheckpointError
+from cxr.training.given_path import is_file, local_path
 from cxr.training.run_directory import RunDirectory
 
 MAX_NAMED_RUNS = 5
@@ -26,9 +27,10 @@ def find_checkpoint(run: str | Path, which: str | None = None) -> tuple[Path, li
             last is taken.
 
     Raises:
-        CheckpointError: nothing there, or an empty file; the line names what was looked for and the runs nearby.
+        CheckpointError: an address, nothing there, or an empty file; the line names what was looked for and the runs
+            nearby.
     """
-    given = Path(run).expanduser()
+    given = local_path(run, "run")
     exported = exported_folder(given)
     if exported is not None:
         given = exported / WEIGHTS_FILE
@@ -37,7 +39,7 @@ def find_checkpoint(run: str | Path, which: str | None = None) -> tuple[Path, li
                 f"{exported} holds no {WEIGHTS_FILE}: it was exported for another program; export the run again with "
                 "formats=[safetensors,onnx]"
             )
-    path, notes = (given, []) if given.is_file() else _in_directory(given, which)
+    path, notes = _in_directory(given, which) if given.is_dir() or not is_file(given) else (given, [])
     if path.stat().st_size == 0:
         raise CheckpointError(f"{path} is empty: its writing was cut off{runs_nearby(given)}")
     return path, notes
@@ -76,7 +78,7 @@ def _in_directory(given: Path, which: str | None) -> tuple[Path, list[str]]:
         which = RunDirectory(folder.parent).stands_for
     wanted = [folder / f"{which}.ckpt", *([folder / "last.ckpt"] if which == "best" else [])]
     for path in wanted:
-        if path.is_file():
+        if is_file(path):
             return path, [] if path == wanted[0] else [f"{folder} has no best.ckpt: last.ckpt is evaluated"]
     names = " or ".join(str(path) for path in wanted)
     what = "holds no checkpoint" if given.is_dir() else "does not exist"
@@ -85,7 +87,7 @@ def _in_directory(given: Path, which: str | None) -> tuple[Path, list[str]]:
 
 def runs_nearby(given: Path) -> str:
     """The runs in or beside the nearest folder that exists, newest first, in words."""
-    folder = given.resolve()
+    folder = Path(os.path.realpath(given))  # `resolve` refuses a link to itself
     while not folder.is_dir() and folder != folder.parent:
         folder = folder.parent
     runs = _runs_below(folder) or _runs_below(folder.parent)
