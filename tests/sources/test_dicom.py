@@ -34,8 +34,8 @@ def by_image(collection: Collection, column: str) -> dict[str, Any]:
     return dict(zip(collection.records["image"], collection.records[column], strict=True))
 
 
-def reasons(collection: Collection) -> dict[str, str]:
-    return dict(zip(collection.dropped["image"], collection.dropped["reason"], strict=True))
+def reasons(collection: Collection, column: str = "reason") -> dict[str, Any]:
+    return dict(zip(collection.dropped["image"], collection.dropped[column], strict=True))
 
 
 def one(tmp_path: Path, **elements: Any) -> dict[str, Any]:
@@ -65,17 +65,18 @@ def test_a_file_is_known_by_its_content_at_any_depth_and_every_other_is_accounte
 
     assert set(by_image(collection, "path")) == {"1.2.840.5/IM000001", "deep/deeper/b.dcm", "c.png"}
     assert by_image(collection, "path")["c.png"] == str(tmp_path / "c.png")
-    found = reasons(collection)
-    assert found.pop("cut.dcm") in ("truncated", "no picture")  # by where the header ends
+    found, details = reasons(collection), reasons(collection, "detail")
+    assert (found.pop("cut.dcm"), details["cut.dcm"]) in (("unreadable", "truncated"), ("no picture", None))  # by where
+    assert (details["noise.dcm"], details["no pixels"]) == ("truncated", "truncated")
     assert found == {
         "naked": "no DICOM preamble",
         "data_set": "no DICOM preamble",
         "text.dcm": "not DICOM",
         "empty.dcm": "not DICOM",
-        "noise.dcm": "truncated",
+        "noise.dcm": "unreadable",
         ".hidden": "hidden",
         "report": "no picture",
-        "no pixels": "truncated",
+        "no pixels": "unreadable",
         "slice": "modality",
         "raw": "for processing",
     }

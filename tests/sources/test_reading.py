@@ -160,7 +160,7 @@ def test_an_absolute_root_stands_for_itself(read: Read, tmp_path: Path) -> None:
     ("options", "words"),
     [
         ({"kind": "covid_chest_xray"}, "kind='covid_chest_xray' is not known; did you mean 'covid_chestxray'"),
-        ({}, "kind=None is not known; there are: covid_chestxray, class_folders, table, phantom"),
+        ({}, "kind=None is not known; there are: covid_chestxray, class_folders, table, dicom, phantom"),
         (
             {"kind": "phantom", "prevalance": 0.5},
             "prevalance is not an option of kind=phantom; did you mean 'prevalence'",
