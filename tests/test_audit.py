@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
 import pandas as pd
 import pytest
+from tests.programs import Ended, run
 
 from cxr.sources import phantom
 
@@ -30,11 +28,6 @@ TINY = [
     "trainer.max_epochs=1",
     "logger=none",
 ]
-
-
-def run(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("WANDB_", "CXR_"))}
-    return subprocess.run([sys.executable, *words], capture_output=True, text=True, cwd=cwd, env=clean, timeout=240)
 
 
 @pytest.fixture(scope="module")
@@ -58,14 +51,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def audited(folder: Path) -> tuple[Path, subprocess.CompletedProcess[str]]:
+def audited(folder: Path) -> tuple[Path, Ended]:
     done = run("-m", "cxr.audit", *FOLDERS, "thumbnails=true", cwd=folder)
     (written,) = (folder / "outputs" / "audit" / "class_folders").iterdir()
     return written, done
 
 
 def test_a_planted_leak_ends_with_status_3_and_is_named(
-    audited: tuple[Path, subprocess.CompletedProcess[str]],
+    audited: tuple[Path, Ended],
 ) -> None:
     written, done = audited
     assert done.returncode == 3, done.stderr
@@ -85,7 +78,7 @@ def test_a_planted_leak_ends_with_status_3_and_is_named(
 
 
 def test_the_page_shows_the_pair_and_needs_nothing_else(
-    audited: tuple[Path, subprocess.CompletedProcess[str]],
+    audited: tuple[Path, Ended],
 ) -> None:
     page = (audited[0] / "audit.html").read_text(encoding="utf-8")
     assert "LEAK across the predefined split" in page
@@ -96,7 +89,7 @@ def test_the_page_shows_the_pair_and_needs_nothing_else(
 
 
 def test_training_refuses_the_leak_before_it_fits(folder: Path) -> None:
-    done = run(str(ROOT / "train.py"), "name=refused", *FOLDERS, *TINY, cwd=folder)
+    done = run("train.py", "name=refused", *FOLDERS, *TINY, cwd=folder)
     assert done.returncode == 3, done.stderr
     assert "audit.on_leak=warn" in done.stderr
     (refused,) = (folder / "outputs" / "refused").iterdir()
@@ -105,11 +98,11 @@ def test_training_refuses_the_leak_before_it_fits(folder: Path) -> None:
 
 
 def test_with_a_warning_it_trains_and_the_report_says_so_first(folder: Path) -> None:
-    done = run(str(ROOT / "train.py"), "name=warned", *FOLDERS, *TINY, "audit.on_leak=warn", cwd=folder)
+    done = run("train.py", "name=warned", *FOLDERS, *TINY, "audit.on_leak=warn", cwd=folder)
     assert done.returncode == 0, done.stderr
     assert "LEAK" in done.stdout
     (warned,) = (folder / "outputs" / "warned").iterdir()
-    scored = run(str(ROOT / "evaluate.py"), f"run={warned}", "saliency=0", "trainer.gpus=0", cwd=folder)
+    scored = run("evaluate.py", f"run={warned}", "saliency=0", "trainer.gpus=0", cwd=folder)
     assert scored.returncode == 0, scored.stderr
     page = (warned / "report.html").read_text(encoding="utf-8")
     assert "LEAK" in page

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +9,7 @@ import pandas as pd
 import pytest
 from numpy.typing import NDArray
 from pydicom.uid import ImplicitVRLittleEndian
+from tests.programs import run
 from tests.written_dicom import dicom, jpeg
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -25,18 +23,6 @@ TINY = [
     "trainer.max_epochs=1",
     "trainer.gpus=0",
 ]
-
-
-def run(program: str, *words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("WANDB_", "CXR_"))}
-    return subprocess.run(
-        [sys.executable, str(ROOT / f"{program}.py"), *words],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        env={**clean, "HOME": str(cwd)},
-        timeout=240,
-    )
 
 
 def picture(number: int) -> NDArray[np.uint8]:
@@ -82,7 +68,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pixels = picture(number).astype(np.uint16) * 16
         window = {"BitsStored": 12, "WindowCenter": 1800, "WindowWidth": 3000}
         (others / f"IM{number}").write_bytes(dicom(pixels, ImplicitVRLittleEndian, **header(number), **window))
-    done = run("train", "data=rsna_pneumonia", f"data.root={folder / 'challenge'}", *TINY, cwd=folder)
+    done = run("train.py", "data=rsna_pneumonia", f"data.root={folder / 'challenge'}", *TINY, cwd=folder)
     assert done.returncode == 0, done.stderr
     assert not words_of_headers(done.stdout.encode() + done.stderr.encode())
     return folder
@@ -106,7 +92,7 @@ def test_headers_and_table_become_the_manifest_and_patients_stay_on_one_side(tra
 
 def test_a_folder_without_labels_gives_predictions_and_grad_cam_and_names_nobody(trained: Path) -> None:
     folder = the_run(trained)
-    done = run("evaluate", f"run={folder}", "data=dicom", f"data.root={trained / 'others'}", cwd=trained)
+    done = run("evaluate.py", f"run={folder}", "data=dicom", f"data.root={trained / 'others'}", cwd=trained)
     assert done.returncode == 0, done.stderr
 
     predictions = pd.read_csv(folder / "predictions" / "dicom.csv")
@@ -125,7 +111,7 @@ def words_of_headers(content: bytes) -> list[bytes]:
 
 def test_no_word_of_a_header_is_in_what_is_shared(trained: Path) -> None:
     folder = the_run(trained)
-    done = run("evaluate", f"run={folder}", "shortcuts=false", "saliency=4", cwd=trained)
+    done = run("evaluate.py", f"run={folder}", "shortcuts=false", "saliency=4", cwd=trained)
     assert done.returncode == 0, done.stderr
 
     tracked = [path for path in (folder / "tracking").rglob("*") if path.is_file() and path.name != "split_key"]
@@ -142,7 +128,7 @@ def test_no_word_of_a_header_is_in_what_is_shared(trained: Path) -> None:
 def test_files_that_cannot_be_read_end_a_run_by_their_names_and_reasons_only(trained: Path, tmp_path: Path) -> None:
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "film").write_bytes(dicom(np.zeros((80, 40), np.uint8), Rows=40, NumberOfFrames=2, **header(1)))
-    done = run("evaluate", f"run={the_run(trained)}", "data=dicom", f"data.root={tmp_path / 'bad'}",
+    done = run("evaluate.py", f"run={the_run(trained)}", "data=dicom", f"data.root={tmp_path / 'bad'}",
                f"paths.output={tmp_path}", cwd=tmp_path)  # fmt: skip
     assert done.returncode == 3
     assert "film: several frames" in done.stderr
@@ -151,6 +137,6 @@ def test_files_that_cannot_be_read_end_a_run_by_their_names_and_reasons_only(tra
 
 
 def test_the_source_is_refused_before_anything_is_read(tmp_path: Path) -> None:
-    done = run("train", "data=dicom", cwd=tmp_path)
+    done = run("train.py", "data=dicom", cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.startswith("error: data.root: needs a value"), done.stderr

@@ -13,7 +13,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from tests.programs import Ended, run, start
 
 from cxr.evaluation.report.model_card import write_model_card
 from cxr.evaluation.report.page import write_report
@@ -38,18 +38,6 @@ TINY = [
 ]
 
 
-def run(program: str, *words: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("WANDB_", "CXR_"))}
-    return subprocess.run(
-        [sys.executable, str(ROOT / f"{program}.py"), *words],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        env={**clean, **environment},
-        timeout=240,
-    )
-
-
 def the_run(folder: Path, name: str = "demo") -> Path:
     found = sorted((folder / "outputs" / name).iterdir())
     assert len(found) == 1, found
@@ -61,16 +49,16 @@ def looks_at_test(folder: Path) -> int:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Ended]:
     """One tiny run and what it printed."""
     folder = tmp_path_factory.mktemp("trained")
-    done = run("train", *TINY, cwd=folder)
+    done = run("train.py", *TINY, cwd=folder)
     assert done.returncode == 0, done.stderr
     return the_run(folder), done
 
 
 def test_a_run_keeps_what_is_needed_to_judge_and_repeat_it(
-    trained: tuple[Path, subprocess.CompletedProcess[str]],
+    trained: tuple[Path, Ended],
 ) -> None:
     folder, _ = trained
     assert json.loads((folder / "status.json").read_text())["status"] == "finished"
@@ -88,7 +76,7 @@ def test_a_run_keeps_what_is_needed_to_judge_and_repeat_it(
 
 
 def test_a_run_records_its_program_and_machine_and_not_whose_they_are(
-    trained: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
+    trained: tuple[Path, Ended], tmp_path: Path
 ) -> None:
     folder, _ = trained
     text = (folder / "environment.json").read_text()
@@ -110,7 +98,7 @@ def test_a_run_records_its_program_and_machine_and_not_whose_they_are(
 
 
 def test_training_ends_with_the_command_that_evaluates(
-    trained: tuple[Path, subprocess.CompletedProcess[str]],
+    trained: tuple[Path, Ended],
 ) -> None:
     folder, done = trained
     text = " ".join(done.stdout.split())
@@ -122,7 +110,7 @@ def test_training_ends_with_the_command_that_evaluates(
     assert "test" not in set(pd.read_csv(folder / "looks.csv")["split"])
 
 
-def test_an_offline_wandb_run_holds_the_best_values(trained: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+def test_an_offline_wandb_run_holds_the_best_values(trained: tuple[Path, Ended]) -> None:
     folder, done = trained
     offline = list(folder.rglob("offline-run-*/run-*.wandb"))
     assert len(offline) == 1
@@ -139,11 +127,9 @@ def test_an_offline_wandb_run_holds_the_best_values(trained: tuple[Path, subproc
     assert f"{history['val/auroc'].max():.4f}"[:5] in shown.stdout
 
 
-def test_evaluate_scores_the_test_split_and_records_the_look(
-    trained: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
-) -> None:
+def test_evaluate_scores_the_test_split_and_records_the_look(trained: tuple[Path, Ended], tmp_path: Path) -> None:
     folder, _ = trained
-    done = run("evaluate", f"run={folder}", "trainer.gpus=0", "saliency=2", cwd=tmp_path)
+    done = run("evaluate.py", f"run={folder}", "trainer.gpus=0", "saliency=2", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert (folder / "report.html").is_file()
     metrics = json.loads((folder / "metrics.json").read_text())
@@ -158,14 +144,14 @@ def test_evaluate_scores_the_test_split_and_records_the_look(
     assert metrics["test"]["accuracy"]["baseline"] == pytest.approx((predictions["label"] == majority).mean())
     assert looks_at_test(folder) == 1
     assert any(path.name.startswith("test") for path in (folder / "figures").glob("*.png"))
-    again = run("evaluate", f"run={folder / 'checkpoints' / 'best.ckpt'}", "trainer.gpus=0", "saliency=0", cwd=tmp_path)
+    again = run(
+        "evaluate.py", f"run={folder / 'checkpoints' / 'best.ckpt'}", "trainer.gpus=0", "saliency=0", cwd=tmp_path
+    )
     assert again.returncode == 0, again.stderr
     assert looks_at_test(folder) == 2
 
 
-def test_unlabelled_images_get_predictions_only(
-    trained: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
-) -> None:
+def test_unlabelled_images_get_predictions_only(trained: tuple[Path, Ended], tmp_path: Path) -> None:
     folder, _ = trained
     split = pd.read_csv(folder / "split.csv", dtype=str)
     drawn = next((folder.parents[1] / "cache").glob("phantom-*"))
@@ -173,13 +159,15 @@ def test_unlabelled_images_get_predictions_only(
     flat.mkdir()
     for image in split["image"][:5]:
         (flat / Path(image).name).write_bytes((drawn / image).read_bytes())
-    done = run("evaluate", f"run={folder}", "data=class_folders", f"data.root={flat}", "trainer.gpus=0", cwd=tmp_path)
+    done = run(
+        "evaluate.py", f"run={folder}", "data=class_folders", f"data.root={flat}", "trainer.gpus=0", cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     tables = [pd.read_csv(path) for path in (folder / "predictions").glob("*.csv")]
     assert any(len(table) == 5 and "prob_covid" in table and "label" not in table.dropna(axis=1) for table in tables)
 
 
-def test_classes_are_matched_by_name(trained: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path) -> None:
+def test_classes_are_matched_by_name(trained: tuple[Path, Ended], tmp_path: Path) -> None:
     folder, _ = trained
     drawn = next((folder.parents[1] / "cache").glob("phantom-*"))
     picture = next(drawn.rglob("*.png")).read_bytes()
@@ -187,7 +175,7 @@ def test_classes_are_matched_by_name(trained: tuple[Path, subprocess.CompletedPr
         (tmp_path / "pets" / name).mkdir(parents=True)
         (tmp_path / "pets" / name / "a.png").write_bytes(picture)
     done = run(
-        "evaluate",
+        "evaluate.py",
         f"run={folder}",
         "data=class_folders",
         f"data.root={tmp_path / 'pets'}",
@@ -199,11 +187,9 @@ def test_classes_are_matched_by_name(trained: tuple[Path, subprocess.CompletedPr
     assert all(word in done.stderr for word in ("cats", "dogs", "covid", "other"))
 
 
-def test_a_run_repeated_from_its_directory_gives_the_same_numbers(
-    trained: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
-) -> None:
+def test_a_run_repeated_from_its_directory_gives_the_same_numbers(trained: tuple[Path, Ended], tmp_path: Path) -> None:
     folder, _ = trained
-    done = run("train", "--config-dir", str(folder), "--config-name", "config", "logger.name=none", cwd=tmp_path)
+    done = run("train.py", "--config-dir", str(folder), "--config-name", "config", "logger.name=none", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     again = the_run(tmp_path)
     first, second = pd.read_csv(folder / "history.csv"), pd.read_csv(again / "history.csv")
@@ -214,7 +200,9 @@ def test_a_run_repeated_from_its_directory_gives_the_same_numbers(
 def test_the_recipe_of_the_original_work_keeps_its_last_weights_and_says_that_it_leaks(tmp_path: Path) -> None:
     small = [word for word in TINY if not word.startswith(("experiment=", "trainer.max_epochs="))]
     stages = "schedule.stages=[{epochs:2,freeze:body,lr:3e-3},{epochs:1,lr:0.3,spread:10,schedule:constant}]"
-    done = run("train", "experiment=original", "data=phantom", "model.pretrained=false", stages, *small, cwd=tmp_path)
+    done = run(
+        "train.py", "experiment=original", "data=phantom", "model.pretrained=false", stages, *small, cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     folder = the_run(tmp_path, "original")
     assert "LEAKS" in done.stdout
@@ -224,12 +212,14 @@ def test_the_recipe_of_the_original_work_keeps_its_last_weights_and_says_that_it
     assert json.loads((folder / "metrics.json").read_text())["val"]["epoch"] == 2
     assert [path.name for path in folder.glob("**/models/*/*")] == ["epoch_2"], "the weights that go to W&B"
     for words, epoch in (([], 2), (["checkpoint=best"], best)):
-        assert run("evaluate", f"run={folder}", "saliency=0", "shortcuts=false", *words, cwd=tmp_path).returncode == 0
+        assert (
+            run("evaluate.py", f"run={folder}", "saliency=0", "shortcuts=false", *words, cwd=tmp_path).returncode == 0
+        )
         assert json.loads((folder / "metrics.json").read_text())["test"]["epoch"] == epoch
 
 
 def test_a_multirun_ends_with_a_table_and_one_tracked_run_per_job(tmp_path: Path) -> None:
-    done = run("train", "-m", *TINY, "trainer.max_epochs=1", "balance=none,oversample", cwd=tmp_path)
+    done = run("train.py", "-m", *TINY, "trainer.max_epochs=1", "balance=none,oversample", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     sweep = the_run(tmp_path)
     jobs = [sweep / "0", sweep / "1"]
@@ -245,7 +235,7 @@ def test_a_multirun_ends_with_a_table_and_one_tracked_run_per_job(tmp_path: Path
 
 def test_a_failed_job_leaves_the_others_alone(tmp_path: Path) -> None:
     done = run(
-        "train",
+        "train.py",
         "-m",
         *TINY,
         "logger=none",
@@ -261,11 +251,9 @@ def test_a_failed_job_leaves_the_others_alone(tmp_path: Path) -> None:
     assert "failed" in done.stdout
 
 
-def test_two_processes_on_a_cpu_give_the_same_schema(
-    trained: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
-) -> None:
+def test_two_processes_on_a_cpu_give_the_same_schema(trained: tuple[Path, Ended], tmp_path: Path) -> None:
     folder, _ = trained
-    done = run("train", *TINY, "trainer=ddp", "trainer.gpus=0", "logger=csv", cwd=tmp_path)
+    done = run("train.py", *TINY, "trainer=ddp", "trainer.gpus=0", "logger=csv", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     both = the_run(tmp_path)
     single, double = json.loads((folder / "metrics.json").read_text()), json.loads((both / "metrics.json").read_text())
@@ -276,7 +264,7 @@ def test_two_processes_on_a_cpu_give_the_same_schema(
 
 
 def test_a_gpu_that_is_not_there_is_no_silent_fallback(tmp_path: Path) -> None:
-    done = run("train", *TINY, "trainer.gpus=1", cwd=tmp_path, CUDA_VISIBLE_DEVICES="")
+    done = run("train.py", *TINY, "trainer.gpus=1", cwd=tmp_path, CUDA_VISIBLE_DEVICES="")
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1, done.stderr
     assert "trainer.gpus=1" in done.stderr
@@ -285,7 +273,7 @@ def test_a_gpu_that_is_not_there_is_no_silent_fallback(tmp_path: Path) -> None:
 
 
 def test_an_absent_collection_names_the_ways_out(tmp_path: Path) -> None:
-    done = run("train", "data.download=false", "model.pretrained=false", "trainer.gpus=0", cwd=tmp_path)
+    done = run("train.py", "data.download=false", "model.pretrained=false", "trainer.gpus=0", cwd=tmp_path)
     assert done.returncode == 3
     assert len(done.stderr.splitlines()) == 1, done.stderr
     assert all(word in done.stderr for word in ("data", "covid-chestxray-dataset", "https://", "experiment=demo"))
@@ -301,19 +289,10 @@ def test_an_absent_collection_names_the_ways_out(tmp_path: Path) -> None:
     ],
 )
 def test_a_signal_ends_a_run_with_its_status(number: signal.Signals, status: int, moment: str, tmp_path: Path) -> None:
-    process = subprocess.Popen(
-        [sys.executable, str(ROOT / "train.py"), *TINY, "trainer.max_epochs=1000", "logger=none"],
-        cwd=tmp_path,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    until = time.monotonic() + 120
-    while not list(tmp_path.glob(f"outputs/demo/*/checkpoints/{moment}")) and time.monotonic() < until:
-        time.sleep(0.002)
-    process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == status, errors
+    program = start("train.py", *TINY, "trainer.max_epochs=1000", "logger=none", cwd=tmp_path)
+    program.wait_until(lambda: any(tmp_path.glob(f"outputs/demo/*/checkpoints/{moment}")))
+    program.tell(number)
+    assert program.wait(60) == status, program.said
     finished = the_run(tmp_path)
     content: dict[str, Any] = json.loads((finished / "status.json").read_text())
     assert content["status"] == "interrupted"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import socket
@@ -19,6 +18,7 @@ import safetensors.torch
 import torch
 import wandb
 from pytorch_lightning.loggers import WandbLogger
+from tests.programs import run
 from tests.wandb_server import ENTITY, WandbServer, serve
 
 from cxr.dashboard import main as dashboard
@@ -48,27 +48,15 @@ SWEEP = [
 ]
 
 
-def call(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("WANDB_", "CXR_"))}
-    (cwd / "home").mkdir(exist_ok=True)
-    return subprocess.run(
-        [sys.executable, *words],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        env={**clean, "HOME": str(cwd / "home")},
-    )
-
-
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two jobs and an evaluation of the second."""
     folder = tmp_path_factory.mktemp("swept")
-    done = call(str(ROOT / "train.py"), "-m", *SWEEP, cwd=folder)
+    done = run("train.py", "-m", *SWEEP, cwd=folder)
     assert done.returncode == 0, done.stderr
     (place,) = (folder / "outputs" / "demo").iterdir()
     quick = ["trainer.gpus=0", "saliency=0", "shortcuts=false", "num_resamples=100"]
-    done = call(str(ROOT / "evaluate.py"), f"run={place / '1'}", *quick, cwd=folder)
+    done = run("evaluate.py", f"run={place / '1'}", *quick, cwd=folder)
     assert done.returncode == 0, done.stderr
     return place
 
@@ -145,7 +133,7 @@ def test_an_evaluation_names_the_training_and_its_weights(sweep: Path, found: li
 
 
 def test_the_list_needs_neither_key_nor_network(sweep: Path, tmp_path: Path) -> None:
-    done = call("-m", "cxr.sync", str(sweep), "--list", cwd=tmp_path)
+    done = run("-m", "cxr.sync", str(sweep), "--list", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "To be sent: 3 of 3" in done.stdout
     for name in ("0: balance=none", "1: oversample", "test of 1: oversample"):

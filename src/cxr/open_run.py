@@ -70,8 +70,10 @@ class OpenRun:
         end, some by a longer way.
 
         Raises:
-            CheckpointError: there are checkpoints, and all are damaged or hold more than plain values and tensors.
+            CheckpointError: there are checkpoints, and all are damaged; or the first that is whole holds more than
+                plain values and tensors: somebody else has put it there.
         """
+        from cxr.training.checkpoint_io import require_whole
         from cxr.training.torch_files import read_torch_file
 
         if self.job.continues is None:
@@ -82,10 +84,11 @@ class OpenRun:
             if not path.is_file():  # also put aside, a moment ago, by the first process of the run
                 continue
             try:
-                read_torch_file(path)
-            except CheckpointError as error:
+                require_whole(path)
+            except (CheckpointError, OSError) as error:
                 damaged.append((path, " ".join(str(error).split())))
                 continue
+            read_torch_file(path)
             if self.first:
                 _put_aside(damaged, path)
             return path

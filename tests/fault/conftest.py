@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.fault.forked import TINY, run, the_run
+from tests.fault.small_runs import TINY, the_run
+from tests.programs import run
 
 
 @pytest.fixture(scope="module")
@@ -13,6 +14,6 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[st
     """A run that nobody disturbed, and the words of the same run for whom it may be disturbed."""
     folder = tmp_path_factory.mktemp("undisturbed")
     words = [*TINY, f"paths.cache={folder / 'cache'}"]
-    status, said = run(words, folder)
-    assert status == 0, said
+    done = run("train.py", *words, cwd=folder)
+    assert done.returncode == 0, done.said
     return the_run(folder), words

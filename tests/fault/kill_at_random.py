@@ -7,7 +7,7 @@ many kills are done. Every run then has to have logged the losses and rates of t
 step by step, and to end with its history and its weights, bit for bit. Each kill is one row of the table that is
 printed.
 
-The processes are forked, see `tests.fault.forked`: a kill costs some seconds, not many.
+The processes are forked, see `tests.programs`: a kill costs some seconds, not many.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from typing import Any
 
 import pandas as pd
 import torch
-from tests.fault.forked import CONTEXT, TINY, Forked, start, the_run
+from tests.fault.small_runs import TINY, the_run
+from tests.programs import Program, fork_server, start
 
 from cxr.errors import CheckpointError
 from cxr.training.checkpoint_io import DurableCheckpointIO, require_whole
@@ -59,7 +60,7 @@ class Progress:
     """Where a run stands: what it does, and how often it has begun each of these; read while it runs."""
 
     def __init__(self) -> None:
-        self._memory = CONTEXT.Array("q", len(PHASES) + 1, lock=False)
+        self._memory = fork_server().Array("q", len(PHASES) + 1, lock=False)
 
     def enter(self, phase: int) -> None:
         self._memory[phase + 1] += 1
@@ -111,15 +112,15 @@ def draw_moment(rng: random.Random, seconds: float, counts: Sequence[int]) -> Mo
     return Moment(phase, rng.randint(1, counts[phase]), rng.uniform(0, 0.06))
 
 
-def kill_at(forked: Forked, progress: Progress, moment: Moment, *, whole_group: bool) -> int | None:
+def kill_at(program: Program, progress: Progress, moment: Moment, *, whole_group: bool) -> int | None:
     """Kill a process at a moment; the phase that it was in, or None where it had ended before."""
     reached: float | None = time.monotonic() if moment.phase is None else None
-    while not forked.has_ended():
+    while not program.has_ended():
         if reached is None and moment.phase is not None and progress.counts[moment.phase] >= moment.nth:
             reached = time.monotonic()
         if reached is not None and time.monotonic() - reached >= moment.seconds:
             phase = progress.phase
-            forked.kill(group=whole_group)  # else its loader processes have to notice by themselves
+            program.kill(group=whole_group)  # else its loader processes have to notice by themselves
             return phase
         time.sleep(0.0005)
     return None
@@ -216,9 +217,9 @@ class Undisturbed:
 
 def train_undisturbed(words: Sequence[str], folder: Path) -> Undisturbed:
     progress, begun = Progress(), time.monotonic()
-    forked = start(words, folder, progress.watch)
-    if forked.wait() != 0:
-        raise SystemExit(f"an undisturbed run failed: {forked.console}")
+    program = start("train.py", *words, cwd=folder, prepare=progress.watch)
+    if program.wait() != 0:
+        raise SystemExit(f"an undisturbed run failed: {program.said}")
     return Undisturbed(the_run(folder), time.monotonic() - begun, progress.counts)
 
 
@@ -240,13 +241,13 @@ def disturb(
     given = list(words)
     while True:
         progress = Progress()
-        forked = start(given, folder, progress.watch)
+        program = start("train.py", *given, cwd=folder, prepare=progress.watch)
         phase = None
         if len(kills) < most and (not kills or rng.random() < 0.35):
             moment = draw_moment(rng, expected.seconds, expected.counts)
-            phase = kill_at(forked, progress, moment, whole_group=rng.random() < 0.5)
+            phase = kill_at(program, progress, moment, whole_group=rng.random() < 0.5)
         if phase is None:
-            status = forked.wait()
+            status = program.wait()
             break
         run_dir = resumable(folder)
         history = None if run_dir is None else run_dir / "history.csv"
@@ -256,7 +257,7 @@ def disturb(
         given = [f"resume={run_dir}"] if by_directory else [*words, "resume=auto"]
     if not kills:
         return []
-    console, run_dir = forked.console, resumable(folder)
+    console, run_dir = program.said, resumable(folder)
     if status == 0 and run_dir is not None:
         wrong = differences(expected.run_dir, run_dir)
     else:

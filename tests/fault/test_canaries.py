@@ -24,7 +24,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from tests.fault.programs import Ended, run
+from tests.programs import Ended, run
 from tests.wandb_server import WandbServer, serve
 
 pytestmark = pytest.mark.fault
@@ -105,25 +105,25 @@ def clinic(tmp_path_factory: pytest.TempPathFactory) -> Clinic:
     work = home / CANARIES["work"]
     work.mkdir(parents=True)
     table = draw_collection(root / CANARIES["folder"])
-    here = {"cwd": work, "home": home, "host": CANARIES["host"], "USER": CANARIES["user"], "LOGNAME": CANARIES["user"],
-            "USERNAME": CANARIES["user"], "HOSTNAME": CANARIES["host"]}  # fmt: skip
+    here = {"cwd": work, "HOME": str(home), "host": CANARIES["host"], "HOSTNAME": CANARIES["host"],
+            **dict.fromkeys(("USER", "LOGNAME", "USERNAME"), CANARIES["user"])}  # fmt: skip
     data = ["data=table", f"data.root={table}", "name=clinic"]
     # The split as the collection has it names a patient twice, so that there is a leak to warn of.
     trained = run("train.py", *data, *SETTINGS, "audit.on_leak=warn", "data.split.unit=image", **here)
-    assert trained.status == 0, trained.said
+    assert trained.returncode == 0, trained.said
     (place,) = (work / "outputs" / "clinic").iterdir()
     evaluated = run("evaluate.py", f"run={place}", "trainer.gpus=0", "report.share=true", "num_resamples=100",
                     "saliency=4", "shortcuts=false", **here)  # fmt: skip
-    assert evaluated.status == 0, evaluated.said
+    assert evaluated.returncode == 0, evaluated.said
     exported = run("-m", "cxr.export", f"run={place}", "formats=[safetensors]", **here)
-    assert exported.status == 0, exported.said
+    assert exported.returncode == 0, exported.said
     crashed = run("train.py", *data[:2], *SETTINGS, "name=crashed", largest_file=300_000, **here)
-    assert crashed.status != 0, crashed.said
+    assert crashed.returncode != 0, crashed.said
     (fallen,) = (work / "outputs" / "crashed").iterdir()
     with serve() as server:
         online = {"WANDB_API_KEY": "a" * 40, "WANDB_BASE_URL": server.address}
         sent = run("-m", "cxr.sync", str(work / "outputs"), **{**here, **online})
-        assert sent.status == 0, sent.said
+        assert sent.returncode == 0, sent.said
     return Clinic(home, table, place, fallen, [trained, evaluated, exported, crashed, sent], server)
 
 

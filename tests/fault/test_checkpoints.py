@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 import torch
-from tests.fault.forked import run, start, the_run
 from tests.fault.kill_at_random import differences, same_content
+from tests.fault.small_runs import num_checkpoints, the_run
+from tests.programs import fork_server, run, start
 
 from cxr.errors import CheckpointError, DivergedError
 from cxr.training.checkpoint_io import DurableCheckpointIO, require_whole
@@ -142,11 +143,10 @@ def write_under_a_limit(path: Path, tensor_size: int) -> None:
 
 
 def test_a_file_that_may_not_grow_leaves_what_was_there(tmp_path: Path) -> None:
-    from tests.fault.forked import CONTEXT
 
     path = tmp_path / "last.ckpt"
     DurableCheckpointIO().save_checkpoint(content(), path)
-    process = CONTEXT.Process(target=write_under_a_limit, args=(path, 1_000_000))
+    process = fork_server().Process(target=write_under_a_limit, args=(path, 1_000_000))
     process.start()
     process.join(60)
     assert process.exitcode == 1, "it raised"
@@ -156,18 +156,10 @@ def test_a_file_that_may_not_grow_leaves_what_was_there(tmp_path: Path) -> None:
 
 def stopped_run(words: list[str], folder: Path, epochs: int = 2) -> Path:
     """A run that was killed after so many epochs."""
-    forked = start(words, folder)
-    forked.wait_until(lambda: _num_epochs(folder) >= epochs)
-    forked.kill()
+    program = start("train.py", *words, cwd=folder)
+    program.wait_until(lambda: num_checkpoints(folder) >= epochs)
+    program.kill()
     return the_run(folder)
-
-
-def _num_epochs(folder: Path) -> int:
-    """How many epochs have left their last checkpoint."""
-    found = list(folder.glob("outputs/demo/*/checkpoints/last.ckpt"))
-    if not found:
-        return 0
-    return len((found[0].parents[1] / "history.csv").read_text().splitlines()) - 1
 
 
 @pytest.mark.parametrize("damage", ["flipped", "cut off", "gone"])
@@ -184,15 +176,15 @@ def test_a_run_whose_last_checkpoint_is_damaged_goes_on_from_the_one_before(
     else:
         os.truncate(last, last.stat().st_size // 3)
     (run_dir / "checkpoints" / ".last.ckpt.abc.part").write_bytes(b"what a killed write left")
-    status, said = run([f"resume={run_dir}"], tmp_path)
-    assert status == 0, said
+    done = run("train.py", f"resume={run_dir}", cwd=tmp_path)
+    assert done.returncode == 0, done.said
     if damage == "gone":
-        assert "damaged" not in said
+        assert "damaged" not in done.said
     else:
-        assert "warning: " in said
-        assert "last.ckpt: is damaged" in said
+        assert "warning: " in done.said
+        assert "last.ckpt: is damaged" in done.said
         (run_dir / "checkpoints" / "last.ckpt.damaged").unlink()
-    assert "Resumes in epoch 2 of 4 at batch 1 of" in said
+    assert "Resumes in epoch 2 of 4 at batch 1 of" in done.said
     assert differences(expected, run_dir) == []
 
 
@@ -200,21 +192,21 @@ def test_where_no_checkpoint_is_whole_a_run_does_not_go_on(undisturbed: Undistur
     run_dir = stopped_run(undisturbed[1], tmp_path, epochs=1)
     for path in (run_dir / "checkpoints").glob("*.ckpt"):
         flip(path, path.stat().st_size // 2, 0)
-    status, said = run([f"resume={run_dir}"], tmp_path)
-    assert status == 5
-    assert "last.ckpt: is damaged" in said.splitlines()[-1]
+    done = run("train.py", f"resume={run_dir}", cwd=tmp_path)
+    assert done.returncode == 5
+    assert "last.ckpt: is damaged" in done.said.splitlines()[-1]
 
 
 def test_damaged_weights_are_neither_evaluated_nor_trained_from(undisturbed: Undisturbed, tmp_path: Path) -> None:
     run_dir = shutil.copytree(undisturbed[0], tmp_path / "copied")
     best = run_dir / "checkpoints" / "best.ckpt"
     flip(best, best.stat().st_size // 2, 7)
-    status, said = run([f"run={run_dir}", "trainer.gpus=0"], tmp_path, program="evaluate")
-    assert status == 5
-    assert "best.ckpt: is damaged" in said.splitlines()[-1]
-    status, said = run([*undisturbed[1], f"model.weights={best}"], tmp_path)
-    assert status == 5
-    assert "best.ckpt: is damaged" in said.splitlines()[-1]
+    done = run("evaluate.py", f"run={run_dir}", "trainer.gpus=0", cwd=tmp_path)
+    assert done.returncode == 5
+    assert "best.ckpt: is damaged" in done.said.splitlines()[-1]
+    done = run("train.py", *undisturbed[1], f"model.weights={best}", cwd=tmp_path)
+    assert done.returncode == 5
+    assert "best.ckpt: is damaged" in done.said.splitlines()[-1]
 
 
 def test_a_run_on_a_full_disk_ends_in_one_line_and_goes_on_when_there_is_room(
@@ -229,21 +221,21 @@ def test_a_run_on_a_full_disk_ends_in_one_line_and_goes_on_when_there_is_room(
     if done.returncode:
         pytest.skip("no file system can be mounted here")
     try:
-        forked = start(words, tmp_path)
-        forked.wait_until(lambda: _num_epochs(tmp_path) >= 1)
+        program = start("train.py", *words, cwd=tmp_path)
+        program.wait_until(lambda: num_checkpoints(tmp_path) >= 1)
         with (disk / "filler").open("wb", buffering=0) as filler:
             fill(filler)
-            while not forked.has_ended():
+            while not program.has_ended():
                 fill(filler)
         run_dir = the_run(tmp_path)
         told = RunDirectory(run_dir).find_status()
-        assert forked.wait() in (1, 5), forked.console  # 5 where it was a checkpoint
-        assert "No space left on device" in forked.console.splitlines()[-1]
+        assert program.wait() in (1, 5), program.said  # 5 where it was a checkpoint
+        assert "No space left on device" in program.said.splitlines()[-1]
         assert told["status"] == "failed"
         require_whole(run_dir / "checkpoints" / "last.ckpt")
         (disk / "filler").unlink()
-        status, said = run([*words, "resume=auto"], tmp_path)
-        assert status == 0, said
+        done = run("train.py", *words, "resume=auto", cwd=tmp_path)
+        assert done.returncode == 0, done.said
         assert differences(expected, run_dir) == []
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=True)

@@ -10,7 +10,8 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from tests.fault.forked import TINY, run, start, the_run
+from tests.fault.small_runs import TINY, the_run
+from tests.programs import run, start
 
 from cxr.training.checkpoint_io import require_whole
 
@@ -30,8 +31,8 @@ DIVERGING = [
 def diverged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int, str]:
     """The directory of a run that diverges in its second epoch, its exit status, and what it printed."""
     folder = tmp_path_factory.mktemp("diverged")
-    status, said = run([*DIVERGING, "resume=auto"], folder)
-    return the_run(folder), status, said
+    done = run("train.py", *DIVERGING, "resume=auto", cwd=folder)
+    return the_run(folder), done.returncode, done.said
 
 
 def test_it_says_where_and_with_which_records(diverged: tuple[Path, int, str]) -> None:
@@ -78,9 +79,9 @@ def test_wandb_is_told_and_learns_no_name(diverged: tuple[Path, int, str], inspe
 
 def test_it_does_not_diverge_once_more(diverged: tuple[Path, int, str]) -> None:
     folder = diverged[0].parents[2]
-    status, said = run([*DIVERGING, "resume=auto"], folder)
-    assert status == 4
-    assert "diverged, as it would again" in said.splitlines()[-1]
+    done = run("train.py", *DIVERGING, "resume=auto", cwd=folder)
+    assert done.returncode == 4
+    assert "diverged, as it would again" in done.said.splitlines()[-1]
     assert the_run(folder) == diverged[0], "no other run was begun"
 
 
@@ -102,9 +103,9 @@ def spoil_a_gradient() -> None:
 
 
 def test_a_gradient_that_is_not_finite_is_told_from_a_loss(tmp_path: Path) -> None:
-    forked = start([*TINY, "logger=none"], tmp_path, spoil_a_gradient)
-    assert forked.wait() == 4, forked.console
-    line = forked.console.splitlines()[-1]
+    program = start("train.py", *TINY, "logger=none", cwd=tmp_path, prepare=spoil_a_gradient)
+    assert program.wait() == 4, program.said
+    line = program.said.splitlines()[-1]
     assert "the gradient is not finite (norm nan) in batch 2 of epoch 1" in line
     indices = json.loads((tmp_path / "indices").read_text())
     assert pd.read_csv(the_run(tmp_path) / "diverged.csv")["row"].tolist() == indices
@@ -112,13 +113,13 @@ def test_a_gradient_that_is_not_finite_is_told_from_a_loss(tmp_path: Path) -> No
 
 def test_an_exploding_loss_is_named_at_the_end(tmp_path: Path) -> None:
     words = [*TINY, "logger=none", "trainer.max_epochs=1", "optimizer.name=sgd", "optimizer.lr=1", "schedule=constant"]
-    status, said = run(words, tmp_path)
-    assert status == 0, said
+    done = run("train.py", *words, cwd=tmp_path)
+    assert done.returncode == 0, done.said
     run_dir = the_run(tmp_path)
     history = pd.read_csv(run_dir / "history.csv")
     worst = history[["train/loss", "val/loss"]].max().max()
     assert worst > 6.94, "else this run is none that explodes"
-    said = " ".join(said.split())
+    said = " ".join(done.said.split())
     assert f"The loss exploded: {history[['train/loss', 'val/loss']].max().idxmax()} {worst:.4g} in epoch" in said
     told = json.loads((run_dir / "status.json").read_text())
     assert told["status"] == "finished"

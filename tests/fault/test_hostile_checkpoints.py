@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 import yaml
 from tests.fault.hostile_checkpoints import BOMBS, CODE, SETTINGS, TENSORS, Content, Hostile
-from tests.fault.programs import run as run_program
+from tests.programs import run as run_program
 
 from cxr.errors import CheckpointError
 from cxr.evaluation.export.opening import open_network
@@ -241,7 +241,7 @@ def test_a_bomb_takes_no_memory(good: Path, tmp_path: Path) -> None:
     script = tmp_path / "measured.py"
     script.write_text(MEASURED, encoding="utf-8")
     done = run_program(str(script), str(good), *bombs, cwd=tmp_path)
-    assert done.status == 0, done.said
+    assert done.returncode == 0, done.said
     measured = [int(line.split()[0]) for line in done.said.splitlines() if line.endswith(".ckpt")]
     assert len(measured) == 2 * len(bombs)
     assert max(measured) < 100, f"MiB above the start: {measured}"
@@ -255,7 +255,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that has a checkpoint and says that it was interrupted."""
     folder = tmp_path_factory.mktemp("stopped")
     done = run_program("train.py", *TINY, cwd=folder)
-    assert done.status == 0, done.said
+    assert done.returncode == 0, done.said
     (place,) = (folder / "outputs" / "demo").iterdir()
     RunDirectory(place).write_status("interrupted", reason="stopped", exit_status=143)
     return place
@@ -271,7 +271,7 @@ def test_a_run_does_not_go_on_from_a_hostile_checkpoint(case: Hostile, resumed: 
     path, victim = resumed / "checkpoints" / "last.ckpt", tmp_path / "victim"
     case.write(torch.load(path, weights_only=True), path, victim)
     done = run_program("train.py", f"resume={resumed}", cwd=tmp_path, TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD="1")
-    assert done.status == CheckpointError.exit_status, done.said
+    assert done.returncode == CheckpointError.exit_status, done.said
     said = [line for line in done.said.splitlines() if line.startswith("error:")]
     assert len(said) == 1
     assert "last.ckpt" in said[0]
@@ -316,7 +316,7 @@ def test_the_configuration_of_a_run_that_goes_on_is_settings_alone(
     config.write_text(edit(config.read_text(), victim))
     (resumed / "evil.yaml").write_text("# @package _global_\n" + yaml.safe_dump({"hydra": _hydra(victim)}))
     done = run_program("train.py", f"resume={resumed}", cwd=tmp_path)
-    assert done.status == 2, done.said
+    assert done.returncode == 2, done.said
     assert "config.yaml is not what a run writes" in done.said
     assert not victim.exists()
 
@@ -325,7 +325,7 @@ def test_a_schema_beside_the_configuration_is_not_taken_for_that_of_cxr(resumed:
     victim = tmp_path / "victim"
     (resumed / "schema.yaml").write_text("# @package _global_\n" + yaml.safe_dump({"hydra": _hydra(victim)}))
     done = run_program("train.py", f"resume={resumed}", cwd=tmp_path)
-    assert done.status == 2, done.said
+    assert done.returncode == 2, done.said
     assert not victim.exists()
 
 
@@ -336,6 +336,6 @@ def test_a_sweep_that_goes_on_takes_nothing_but_settings_from_its_folder(word: s
     content = {"hydra": {"overrides": {"hydra": ["hydra.mode=MULTIRUN"], "task": ["seed=1,2", word]}}}
     (tmp_path / "multirun.yaml").write_text(yaml.safe_dump(content))
     done = run_program("train.py", "-m", f"sweep.resume={tmp_path}", cwd=tmp_path)
-    assert done.status == 2, done.said
+    assert done.returncode == 2, done.said
     assert len(done.said.splitlines()) == 1
     assert "multirun.yaml" in done.said

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from tests.programs import run
 
 from cxr.errors import ConfigurationError
 from cxr.pipeline.bad_input import BadInputError
@@ -144,8 +142,8 @@ def test_the_same_list_comes_out_of_every_run(folder: Path) -> None:
         if rng.random() < 0.5:
             (folder / "covid" / f"more{number:02d}.png").write_bytes(content[: 60 + 5 * number])
     lists = []
-    for run in range(4):
-        if run == 2:  # twice from the files, twice from what was prepared
+    for time in range(4):
+        if time == 2:  # twice from the files, twice from what was prepared
             shutil.rmtree(folder.parent / "cache")
         data = read(folder, max_unreadable=1.0)
         lists.append((data.dropped, data.accounting, data.notes))
@@ -175,13 +173,8 @@ def test_the_error_goes_from_process_to_process(folder: Path) -> None:
     pd.testing.assert_frame_equal(copy.dropped, caught.value.dropped)
 
 
-def run(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("WANDB_", "CXR_"))}
-    return subprocess.run([sys.executable, *words], capture_output=True, text=True, cwd=cwd, env=clean, timeout=240)
-
-
 @pytest.mark.parametrize(
-    "program", [["-m", "cxr.audit", "shortcuts=false"], [str(ROOT / "train.py"), "logger=none"]], ids=["audit", "train"]
+    "program", [["-m", "cxr.audit", "shortcuts=false"], ["train.py", "logger=none"]], ids=["audit", "train"]
 )
 def test_a_program_ends_with_status_3_and_leaves_the_whole_list(folder: Path, program: list[str]) -> None:
     (folder / "other" / "\x1b[31m=red\n.png").write_bytes(b"")
@@ -203,7 +196,7 @@ def test_a_program_ends_with_status_3_and_leaves_the_whole_list(folder: Path, pr
 def test_a_training_goes_on_without_what_is_bad(folder: Path) -> None:
     words = ["data=class_folders", "data.root=root", "paths.data=.", "data.image_size=32", "data.max_unreadable=0.5"]
     tiny = ["model.name=resnet10t", "model.pretrained=false", "trainer.gpus=0", "trainer.max_epochs=1", "logger=none"]
-    done = run(str(ROOT / "train.py"), *words, *tiny, "audit.shortcuts=false", cwd=folder.parent)
+    done = run("train.py", *words, *tiny, "audit.shortcuts=false", cwd=folder.parent)
     assert done.returncode == 0, done.stderr
     assert "2 unreadable files: 1 empty file, 1 truncated" in done.stdout
     (path,) = (folder.parent / "outputs").rglob("dropped.csv")

@@ -11,7 +11,7 @@ from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import pytest
-from tests.fault.programs import run, start
+from tests.programs import run, start
 
 from cxr.training.run_directory import RunDirectory
 
@@ -61,8 +61,8 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]
     """Two trainings that start at once, with one folder for output and prepared images."""
     folder = tmp_path_factory.mktemp("together")
     running = [start("train.py", *TINY, f"seed={seed}", cwd=folder) for seed in (0, 1)]
-    ended = [program.wait() for program in running]
-    assert [each.status for each in ended] == [0, 0], [each.said for each in ended]
+    ended = [program.ended() for program in running]
+    assert [each.returncode for each in ended] == [0, 0], [each.said for each in ended]
     return folder, [each.said for each in ended]
 
 
@@ -95,7 +95,7 @@ def test_a_used_run_directory_is_refused(of: str, together: tuple[Path, list[str
         directory.write_status("interrupted")
         with directory.held():
             done = run("train.py", f"resume={place}", cwd=tmp_path)
-    assert done.status == 2, done.said
+    assert done.returncode == 2, done.said
     assert len(done.said.splitlines()) == 1
     assert str(place) in done.said
     assert tree(place) - {".lock"} == before - {".lock"}
@@ -120,7 +120,7 @@ def test_no_override_leads_out_of_the_folder_of_the_output(words: list[str], tmp
     work = tmp_path / "a" / "b" / "work"
     work.mkdir(parents=True)
     done = run("train.py", *TINY, *words, cwd=work)
-    assert done.status == 2, done.said
+    assert done.returncode == 2, done.said
     assert len(done.said.splitlines()) == 1
     assert any(word.partition("=")[0] in done.said for word in words)
     # Beside what the test itself writes there: nothing outside of the output, and nothing by that name anywhere.
@@ -134,7 +134,7 @@ def test_a_link_in_the_output_is_not_followed_out_of_it(tmp_path: Path) -> None:
     (tmp_path / "outputs").mkdir()
     (tmp_path / "outputs" / "linked").symlink_to(tmp_path / "elsewhere")
     done = run("train.py", *TINY, "name=linked", cwd=tmp_path)
-    assert done.status == 2, done.said
+    assert done.returncode == 2, done.said
     assert not list((tmp_path / "elsewhere").iterdir())
 
 
@@ -143,6 +143,6 @@ def test_results_of_another_collection_are_not_named_out_of_the_run(
 ) -> None:
     place = min((together[0] / "outputs" / "demo").iterdir())
     done = run("evaluate.py", f"run={place}", "data=phantom", "data.name=../../x", "trainer.gpus=0", cwd=tmp_path)
-    assert done.status == 2, done.said
+    assert done.returncode == 2, done.said
     assert "../../x" in done.said
     assert not [path for path in tree(tmp_path) if path.rpartition("/")[2].startswith("x")]

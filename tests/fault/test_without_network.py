@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.fault.programs import Ended, run
+from tests.programs import Ended, run
 from tests.wandb_server import serve
 
 pytestmark = pytest.mark.fault
@@ -32,7 +32,7 @@ def trained(
 ) -> tuple[Ended, dict[str, torch.Tensor]]:
     """What a training says, and its weights."""
     done = run("train.py", *TINY, *words, cwd=folder, **environment)
-    assert done.status == 0, done.said
+    assert done.returncode == 0, done.said
     (place,) = (folder / "outputs" / "demo").glob(checkpoint)
     state: dict[str, torch.Tensor] = torch.load(place / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
     return done, state

@@ -105,7 +105,7 @@ def _runs_below(folder: Path) -> list[Path]:
         if "checkpoints" in folders:
             checkpoints = list((Path(here) / "checkpoints").glob("*.ckpt"))
             if checkpoints:
-                found.append((max(file.stat().st_mtime for file in checkpoints), Path(here)))
+                found.append((max(file.lstat().st_mtime for file in checkpoints), Path(here)))
             folders.clear()
         folders[:] = [name for name in sorted(folders) if not name.startswith(".")] if depth < 3 else []
     return [run for _, run in sorted(found, reverse=True)]

@@ -1,0 +1,248 @@
+"""How does a test start the programs, each a process of its own, without waiting for all imports every time?
+
+`multiprocessing`'s fork server imports everything once; a program that is forked from it begins within a tenth of a
+second instead of ten. It has a session, a folder, an environment and standard streams of its own, and dies of signals
+like any other. What is asked about imports and start-up itself needs a new interpreter, and is tested with one.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import ctypes
+import functools
+import multiprocessing
+import multiprocessing.util
+import os
+import platform
+import resource
+import runpy
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from multiprocessing.context import ForkServerContext, ForkServerProcess
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+_IMPORTED = [
+    "cxr.assembly",
+    "cxr.audit.audit",
+    "cxr.command_line",
+    "cxr.evaluation.evaluate",
+    "cxr.evaluation.export.writing",
+    "cxr.evaluation.report.audit_page",
+    "cxr.evaluation.summary",
+    "cxr.open_run",
+    "cxr.pipeline.datamodule",
+    "cxr.report",
+    "cxr.sync",
+    "cxr.training.artifacts",
+    "cxr.training.module",
+    "cxr.training.stage_control",
+    "cxr.training.trainer",
+    "matplotlib.pyplot",
+    "torch.utils.data",
+    "wandb",
+]
+# A process that has threads cannot be forked in peace, and another number of them adds up in another order.
+_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+_NEW_HOST_NAME = 0x04000000  # CLONE_NEWUTS
+
+
+class Ended(subprocess.CompletedProcess[str]):
+    """A program that has ended."""
+
+    @property
+    def said(self) -> str:
+        """What it printed, errors last."""
+        return self.stdout + self.stderr
+
+
+@dataclass
+class Program:
+    """A program that runs, or has run."""
+
+    process: ForkServerProcess
+    words: Sequence[str]
+    folder: Path
+    streams: tuple[Path, Path]
+
+    @property
+    def number(self) -> int:
+        assert self.process.pid is not None
+        return self.process.pid
+
+    @property
+    def said(self) -> str:
+        """What it has printed so far, errors last."""
+        return "".join(path.read_text(encoding="utf-8", errors="replace") for path in self.streams)
+
+    def tell(self, number: int) -> None:
+        """Send it a signal."""
+        os.kill(self.number, number)
+
+    def kill(self, *, group: bool = False) -> None:
+        """Kill it with SIGKILL, and what it has started only where asked to."""
+        if group:
+            os.killpg(self.number, signal.SIGKILL)
+        else:
+            os.kill(self.number, signal.SIGKILL)
+        self.wait()
+
+    def has_ended(self) -> bool:
+        return self.process.exitcode is not None
+
+    def wait(self, seconds: float = 280) -> int:
+        """The exit status, or minus the signal that it died of."""
+        self.process.join(seconds)
+        if self.process.exitcode is None:
+            self.process.kill()
+            raise TimeoutError(f"it does not end: {self.said}")
+        return self.process.exitcode
+
+    def wait_until(self, condition: Callable[[], bool], seconds: float = 280) -> None:
+        """Wait for something to happen while it runs."""
+        until = time.monotonic() + seconds
+        while not condition():
+            assert not self.has_ended(), self.said
+            assert time.monotonic() < until, self.said
+            time.sleep(0.002)
+
+    def ended(self) -> Ended:
+        """Wait for it."""
+        status = self.wait()
+        return Ended(self.words, status, *(path.read_text(encoding="utf-8", errors="replace") for path in self.streams))
+
+
+def start(
+    *words: str,
+    cwd: Path,
+    prepare: Callable[..., None] | None = None,
+    given: Sequence[Any] = (),
+    host: str | None = None,
+    largest_file: int | None = None,
+    **environment: str,
+) -> Program:
+    """Start a program without waiting for it.
+
+    Args:
+        words: ``train.py`` or ``evaluate.py``, or -m and a module; then its arguments.
+        cwd: where it works; made where it is not there.
+        prepare: is called in the process, with what is given, before the program begins.
+        host: what its machine is called.
+        largest_file: bytes that it may write to one file.
+        environment: beside what this process has without W&B's and cxr's, one thread for each library, and no key of
+            whoever runs the tests.
+    """
+    cwd.mkdir(parents=True, exist_ok=True)
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("WANDB_", "CXR_"))}
+    folder = Path(tempfile.mkdtemp(dir=_folder_of_streams()))
+    account = {"NETRC": str(folder / "netrc"), "WANDB_CONFIG_DIR": str(folder)}
+    streams = (folder / "out", folder / "err")
+    whole = {**clean, **_ONE_THREAD, **account, **environment}
+    process = fork_server().Process(
+        target=_run,
+        args=(words, cwd, whole, streams, (host, largest_file), prepare, given),
+    )
+    for stream in streams:
+        stream.touch()
+    process.start()
+    return Program(process, words, cwd, streams)
+
+
+def run(*words: str, cwd: Path, **more: Any) -> Ended:
+    """Start a program and wait for it; see `start`."""
+    return start(*words, cwd=cwd, **more).ended()
+
+
+@functools.cache
+def fork_server() -> ForkServerContext:
+    """What forks processes of a test's own functions, too."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(_IMPORTED)
+    os.environ.update(_ONE_THREAD)  # it begins with the first process, and has the environment of this one
+    return context
+
+
+@functools.cache
+def _folder_of_streams() -> str:
+    folder = tempfile.TemporaryDirectory(prefix="cxr_tests_said_")
+    atexit.register(folder.cleanup)
+    return folder.name
+
+
+def _run(
+    words: Sequence[str],
+    cwd: Path,
+    environment: Mapping[str, str],
+    streams: Sequence[Path],
+    limits: tuple[str | None, int | None],
+    prepare: Callable[..., None] | None,
+    given: Sequence[Any],
+) -> None:
+    status = 1
+    try:
+        os.setsid()
+        _forget_exits()
+        multiprocessing.set_start_method(None, force=True)  # its own processes begin as they would without this one
+        for number, place in enumerate((os.devnull, *streams)):
+            handle = os.open(place, os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_APPEND)
+            os.dup2(handle, number)
+            os.close(handle)
+        os.chdir(cwd)
+        os.environ.clear()
+        os.environ.update(environment)
+        _limit(*limits)
+        if prepare is not None:
+            prepare(*given)
+        status = _call(words)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        with contextlib.suppress(BaseException):
+            atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def _forget_exits() -> None:
+    """What imports have left to do at the end is not for a copy to do: temporary folders serve all copies."""
+    atexit._clear()
+    weakref.finalize._registry.clear()  # type: ignore[attr-defined]
+    weakref.finalize._registered_with_atexit = False  # type: ignore[attr-defined]
+    atexit.register(multiprocessing.util._exit_function)
+
+
+def _limit(host: str | None, largest_file: int | None) -> None:
+    if host is not None:
+        if ctypes.CDLL(None, use_errno=True).unshare(_NEW_HOST_NAME) == 0:
+            socket.sethostname(host)
+        else:  # the system does not allow it: then what Python asks
+            socket.gethostname = platform.node = lambda: host  # type: ignore[assignment]
+    if largest_file is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
+
+
+def _call(words: Sequence[str]) -> int:
+    try:
+        if words[0] == "-m":
+            sys.argv = list(words[1:])
+            runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+        else:
+            sys.argv = [str(ROOT / words[0]), *words[1:]]
+            sys.path.insert(0, str(ROOT))  # as Python does
+            runpy.run_path(sys.argv[0], run_name="__main__")
+    except SystemExit as end:
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr)
+        return end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+    return 0
