@@ -29,6 +29,7 @@ MISTAKES = [
     (["data.views=PA"], ["data.views", "[a,b]"]),
     (["optimizer.lr=1e-3,1e-4"], ["optimizer.lr=1e-3,1e-4", "-m"]),
     (["-m", "optimizer.lr=1e-3,-1"], ["optimizer.lr=-1", "above 0"]),
+    (["seed=1,2", "-m", "optimizer.lr=1e-3,-1"], ["optimizer.lr=-1", "above 0"]),
     (["data=phantom", "data.sources.phantom.markr=1"], ["data.sources.phantom.markr", "marker"]),
     (["balance=oversample", "balance.weighting=effective_number"], ["balance.sampler", "balance.allow_both=true"]),
     (["balance=oversample", "loss=logit_adjusted"], ["loss.name=logit_adjusted", "balance.allow_both=true"]),

@@ -89,7 +89,8 @@ def launch(
     Raises:
         SystemExit: from Hydra's own flags, and 130 or 143 after SIGINT or SIGTERM.
     """
-    arguments = sys.argv[1:]
+    # Hydra's parser takes the settings in one piece only, and refuses `train.py experiment=demo -m seed=1,2`.
+    arguments = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))
     if any(word in ("-h", "--help") for word in arguments):
         try:
             print(help_text(program, CONF_DIR), flush=True)

@@ -182,7 +182,7 @@ def test_a_program_ends_with_status_3_and_leaves_the_whole_list(folder: Path, pr
     done = run(*program, *words, "data.on_bad=fail", cwd=folder.parent)
     assert done.returncode == 3, done.stderr
     (line,) = done.stderr.splitlines()
-    assert line.startswith("error: data.on_bad=fail: 4 of 28 rows are bad (2 empty file, 1 link out of the root, 1 ")
+    assert line.startswith("error: data.on_bad=fail: 4 of 29 rows are bad (2 empty file, 1 link out of the root, 1 ")
     assert "\x1b" not in line
     (path,) = (folder.parent / "outputs").rglob("dropped.csv")
     assert line.endswith(f"all of them: {path.relative_to(folder.parent)}")
