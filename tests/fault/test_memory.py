@@ -9,9 +9,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
+from pydicom.uid import JPEG2000Lossless
 from tests.fault.hostile_pictures import black_png, black_tiff, longs, png, saved, tiff, tiff_tags, with_size, zeros
+from tests.written_dicom import compressed, deflated, dicom
 
 pytestmark = [
     pytest.mark.fault,
@@ -63,6 +66,7 @@ def many(path: Path, content: bytes) -> None:
         path.with_name(f"{number}{path.suffix}").write_bytes(content + bytes([number]))
 
 
+DARK = np.zeros((16, 16), np.uint16)
 SIDE = 8000  # almost the most pixels that are decoded
 COMMENT = b"zTXt", b"Comment\0\0" + zeros(1 << 28)
 SMALL_JPEG = saved(Image.new("RGB", (16, 16)), "JPEG", progressive=True)
@@ -102,6 +106,13 @@ BOMBS: dict[str, tuple[Callable[[Path], object], str | None]] = {
     "float": (lambda path: path.write_bytes(black_tiff(6000, 6000, 32, kind=3)), None),
     "float_of_all_pixels": (lambda path: path.write_bytes(black_tiff(SIDE, SIDE, 32, kind=3)), "too large"),
     "progressive": (lambda path: progressive(path, 5500), None),
+    "size_of_a_dicom": (lambda path: path.write_bytes(dicom(DARK, Rows=60_000, Columns=60_000)), "too large"),
+    "deflated_dicom": (lambda path: path.write_bytes(deflated(bytes(1 << 28))), "too large"),
+    "dicom": (lambda path: path.write_bytes(dicom(np.zeros((6500, 6500), np.uint16))), None),
+    "jpeg2000_in_a_dicom": (
+        lambda path: path.write_bytes(compressed(np.zeros((6000, 6000), np.uint16), JPEG2000Lossless)),
+        None,
+    ),
     "three_at_once": (lambda path: many(path, black_png(SIDE, SIDE, 8, 2)), None),
     "three_floats_at_once": (lambda path: many(path, black_tiff(6000, 6000, 32, kind=3)), None),
 }
