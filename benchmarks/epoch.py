@@ -87,7 +87,8 @@ def read_arguments() -> argparse.Namespace:
 
 def write_table(table: Path, folder: Path, num_train: int, num_val: int) -> None:
     """Choose readable, different pictures from all over the folder: image (absolute), label, split."""
-    from cxr.images.decode import UnreadableImageError, read_grey
+    from cxr.images.decode import read_grey
+    from cxr.images.opening import UnreadableImageError
 
     paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in SUFFIXES)
     wanted = num_train + num_val

@@ -99,6 +99,7 @@ def test_every_floor_is_in_the_journey() -> None:
         "config",
         "config_check",
         "command_line",
+        "preflight",
         "help_text",
         "errors",
         "allocator",

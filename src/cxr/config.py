@@ -9,9 +9,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
 from typing import Any
 
 from omegaconf import MISSING
+
+CONF_DIR = Path(__file__).resolve().parents[2] / "conf"
+"""Where the options of each group lie, and the primary configurations."""
 
 
 def setting(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from hydra.core.override_parser.types import Quote, QuotedString
 
-from cxr.command_line import CONF_DIR
+from cxr.config import CONF_DIR
 from cxr.errors import ConfigurationError
 from cxr.files import write_atomically
 from cxr.interruption import defer, end_if_asked, resume

@@ -20,7 +20,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from cxr.images.decode import MAX_PIXELS, REASONS, UnreadableImageError, decode_grey, read_grey
+from cxr.images.decode import decode_grey, read_grey
+from cxr.images.opening import MAX_PIXELS, REASONS, UnreadableImageError
 
 Grey = NDArray[np.uint8]
 

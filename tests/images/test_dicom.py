@@ -36,7 +36,8 @@ from pydicom.uid import (
 from tests.written_dicom import compressed, deflated, dicom, jpeg, jpeg_stream, lookup_table, with_stream
 
 from cxr.images.cache import prepare_images
-from cxr.images.decode import MAX_PIXELS, REASONS, UnreadableImageError, decode_grey
+from cxr.images.decode import decode_grey
+from cxr.images.opening import MAX_PIXELS, REASONS, UnreadableImageError
 from cxr.images.prepare import Preparation
 from cxr.sources.dicom_file import MAX_INFLATED
 

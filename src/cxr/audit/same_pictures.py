@@ -29,7 +29,8 @@ from cxr.audit.correlation import Agreement, correlate
 from cxr.audit.descriptors import Pictures, describe
 from cxr.errors import DataError
 from cxr.images.cache import PreparedImages, prepare_images, usable_cores
-from cxr.images.decode import UnreadableImageError, read_grey
+from cxr.images.decode import read_grey
+from cxr.images.opening import UnreadableImageError
 from cxr.images.prepare import Preparation
 
 SIZE: Final = 256

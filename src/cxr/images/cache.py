@@ -28,8 +28,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from cxr.errors import DataError
-from cxr.images.decode import DECODER_VERSION, UnreadableImageError, decode_grey, open_image
+from cxr.images.decode import DECODER_VERSION, decode_grey
 from cxr.images.dicom import further_codecs
+from cxr.images.opening import UnreadableImageError, open_image
 from cxr.images.prepare import Preparation
 
 logger = logging.getLogger(__name__)

@@ -18,7 +18,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 
-from cxr.images.decode import UnreadableImageError, read_grey
+from cxr.images.decode import read_grey
+from cxr.images.opening import UnreadableImageError
 from cxr.images.prepare import Preparation
 
 FOLDER = PurePosixPath("annotations/lungVAE-masks")
