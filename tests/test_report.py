@@ -37,7 +37,7 @@ def test_a_split_of_hostile_names_can_be_given_back(folder: Path, tmp_path: Path
     data = CXRDataModule(sources, split={"kind": "holdout", "seed": 3, "val_fraction": 0.3}, **given)
     data.setup("fit")
     run = RunDirectory.create(tmp_path / "runs", "demo")
-    report_data(run.split_path, run.dropped_path, data)
+    report_data(run.path, data)
 
     for path in (run.split_path, run.dropped_path):
         with path.open(newline="", encoding="utf-8") as file:

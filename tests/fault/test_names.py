@@ -96,7 +96,7 @@ def read(folder: Path, **options: Any) -> CXRDataModule:
 def written(folder: Path) -> tuple[CXRDataModule, Path, Path]:
     data = read(folder, split={"seed": 3, "val_fraction": 0.3, "test_fraction": 0.3})
     split, dropped = folder.parent / "split.csv", folder.parent / "dropped.csv"
-    report_data(split, dropped, data)
+    report_data(split.parent, data)
     return data, split, dropped
 
 
