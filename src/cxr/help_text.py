@@ -70,7 +70,7 @@ Find a learning rate by a range test (Smith 2017). Takes every key of train.py; 
   python -m cxr.lr_find data=chest_xray model=resnet18 lr_find.num_steps=200
   python -m cxr.lr_find schedule.stages=[{epochs:1,freeze:body},{epochs:9}] lr_find.stage=2
 
-Written to <paths.output>/lr_find/<name>/<date_time>: lr_find.png, lr_find.csv.""",
+Written to <paths.output>/lr_find/<name>/<date_time>: lr_find.png, lr_find.csv; tracked as logger.name says.""",
 }
 
 # Choices that are no section of the schema.

@@ -12,6 +12,7 @@ from rich.markup import escape
 
 from cxr.command_line import Job, launch
 from cxr.errors import ConfigurationError
+from cxr.resumption import OF_THE_CALL
 from cxr.training.accelerators import resolve_devices
 
 if TYPE_CHECKING:
@@ -69,6 +70,28 @@ def _report(curve: LrCurve, folder: Path, settings: dict[str, Any]) -> None:
         console.print(f"Steepest: {curve.steepest:.2g}")
         console.print(f"Try: optimizer.lr={curve.valley:.2g}")
     console.print(f"Curve: {escape(os.path.relpath(figure))}")
+    _track(curve, folder, figure, settings)
+
+
+def _track(curve: LrCurve, folder: Path, figure: Path, settings: dict[str, Any]) -> None:
+    """Put curve and suggestions where trainings of these settings are tracked, beside them."""
+    from cxr.training.tracking import build_logger, finish, show_figure
+
+    chosen = settings["logger"]
+    logger = build_logger(
+        chosen["name"],
+        tracking_dir=folder / "tracking",
+        config={name: value for name, value in settings.items() if name not in OF_THE_CALL},
+        name=f"lr_find {folder.name}",
+        group=settings["name"] if chosen["group"] is None else chosen["group"],
+        job_type="lr_find",
+        **{name: chosen[name] for name in ("project", "entity", "tags", "notes", "capture")},
+    )
+    show_figure(logger, "lr_find", figure)
+    suggested = {"lr_find/valley": curve.valley, "lr_find/steepest": curve.steepest}
+    if logger is not None and not curve.useless:
+        logger.log_metrics({name: rate for name, rate in suggested.items() if rate is not None})
+    finish(logger, 0)
 
 
 if __name__ == "__main__":

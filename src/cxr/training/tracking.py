@@ -63,7 +63,7 @@ def build_logger(
         config: the run's settings as a plain nested dict; see `cxr.training.shared_settings` for what is sent.
         name: of the run; cut to `MAX_NAME` characters.
         project, entity, group, tags, notes: of W&B.
-        job_type: of W&B: ``train`` or ``evaluate``.
+        job_type: of W&B: ``train``, ``evaluate`` or ``lr_find``.
         capture: ``none``, ``console`` (what the program prints, paths included), ``code`` (the source of cxr) or
             ``all``; W&B only.
         run_id: of a W&B run that goes on, see `cxr.training.tracked_run.recall`; None: a new one.
