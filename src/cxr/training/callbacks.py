@@ -259,6 +259,9 @@ class StepMonitor(pl.Callback):
         self._every_n_steps = every_n_steps
         self._last_step = 0
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._last_step = trainer.global_step  # of a run that goes on: reported before it was stopped
+
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
