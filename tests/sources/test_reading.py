@@ -124,7 +124,7 @@ def test_unlabelled_images_are_kept_to_be_scored(read: Read, tmp_path: Path) -> 
 
     assert manifest.records["label"].tolist() == [None, None]
     assert manifest.class_names == ["covid", "other"]
-    assert any("2 images are scored without a label" in note for note in manifest.notes)
+    assert any("2 images have no label" in note for note in manifest.notes)
     with pytest.raises(DataError, match="no image is left of 's': 2 rows read; 2 dropped: unlabelled"):
         read(source)
 

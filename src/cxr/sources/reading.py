@@ -182,7 +182,7 @@ def _with_labels(
     if not keep_unlabelled:
         return collection.drop(reasons, list(records["finding"]))
     counts = Counter(reason for reason in reasons if reason is not None)
-    notes = tuple(f"{count} images are scored without a label: {reason}" for reason, count in counts.items())
+    notes = tuple(f"{count} images have no label: {reason}" for reason, count in counts.items())
     return replace(collection, notes=collection.notes + notes)
 
 
