@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
-# Small, and as random as a training can be: order, augmentation and dropout.
-TINY = [
+PLAIN = [
     "experiment=demo",
-    "data.sources.phantom.num_patients=30",
+    "data.sources.phantom.num_patients=40",
     "data.sources.phantom.size=64",
     "data.look_for_copies=false",
     "audit.shortcuts=false",
     "data.image_size=32",
-    "data.batch_size=8",
     "model.name=test_resnet",
+    "trainer.gpus=0",
+]
+# As random as a training can be: order, augmentation and dropout; and each step of it is logged.
+TINY = [
+    *PLAIN,
+    "data.batch_size=8",
     "model.drop_rate=0.3",
     "augment=light",
     "trainer.max_epochs=4",
-    "trainer.gpus=0",
     "trainer.log_every_n_steps=1",
     "logger=csv",
 ]

@@ -14,6 +14,7 @@ import safetensors.torch
 import torch
 import yaml
 from tests.fault.hostile_checkpoints import BOMBS, CODE, SETTINGS, TENSORS, Content, Hostile
+from tests.fault.small_runs import PLAIN
 from tests.programs import run as run_program
 
 from cxr.errors import CheckpointError
@@ -35,17 +36,7 @@ ADDRESSES = [
     "file:///tmp/best.ckpt",
     "hf-hub://user/model",
 ]
-TINY = [
-    "experiment=demo",
-    "data.sources.phantom.num_patients=40",
-    "data.sources.phantom.size=64",
-    "data.look_for_copies=false",
-    "audit.shortcuts=false",
-    "data.image_size=32",
-    "model.name=test_resnet",
-    "trainer.max_epochs=2",
-    "logger=none",
-]
+TINY = [*PLAIN, "trainer.max_epochs=2", "logger=none"]
 
 
 @pytest.fixture(autouse=True)

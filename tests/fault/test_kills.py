@@ -172,7 +172,7 @@ def stopped(undisturbed: Undisturbed, tmp_path_factory: pytest.TempPathFactory) 
         ("data.batch_size=16", "data.batch_size: 8 -> 16"),
         ("trainer.max_epochs=9", "trainer.max_epochs: 4 -> 9"),
         ("data.positive=other", "data.positive: covid -> other"),
-        ("data.sources.phantom.num_patients=31", "data.sources.phantom.num_patients: 30 -> 31"),
+        ("data.sources.phantom.num_patients=31", "data.sources.phantom.num_patients: 40 -> 31"),
     ],
 )
 def test_what_would_make_it_another_run_is_refused_old_against_new(

@@ -11,22 +11,13 @@ from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import pytest
+from tests.fault.small_runs import PLAIN
 from tests.programs import run, start
 
 from cxr.training.run_directory import RunDirectory
 
 pytestmark = pytest.mark.fault
-TINY = [
-    "experiment=demo",
-    "data.sources.phantom.num_patients=40",
-    "data.sources.phantom.size=64",
-    "data.look_for_copies=false",
-    "audit.shortcuts=false",
-    "data.image_size=32",
-    "model.name=test_resnet",
-    "trainer.max_epochs=1",
-    "logger=none",
-]
+TINY = [*PLAIN, "trainer.max_epochs=1", "logger=none"]
 
 
 def tree(folder: Path) -> set[str]:

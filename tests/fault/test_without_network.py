@@ -9,21 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.fault.small_runs import PLAIN
 from tests.programs import Ended, run
 from tests.wandb_server import serve
 
 pytestmark = pytest.mark.fault
-TINY = [
-    "experiment=demo",
-    "data.sources.phantom.num_patients=40",
-    "data.sources.phantom.size=64",
-    "data.look_for_copies=false",
-    "audit.shortcuts=false",
-    "data.image_size=32",
-    "model.name=test_resnet",
-    "trainer.max_epochs=2",
-    "trainer.gpus=0",
-]
+TINY = [*PLAIN, "trainer.max_epochs=2"]
 KEY = "a" * 40
 
 
