@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 # forms of the four signs are taken for them in East Asian settings.
 _STARTS = "=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20"
 # Where a cell may begin: at the start of a text, and, where a program divides cells at other signs than commas (as
-# Excel does in half of Europe, at every semicolon outside of what it takes for quotation marks), within it. Apostrophes
+# Excel does in some languages, at every semicolon outside of what it takes for quotation marks), within it. Apostrophes
 # there get one more: else they could not be told from those that were put there.
 _CELLS = re.compile(f"(\\A|[;\t\r\n])('*)(?=[{_STARTS}])")
 _DEFUSED = re.compile(f"(\\A|[;\t\r\n])'('*)(?=[{_STARTS}])")
