@@ -9,11 +9,12 @@ from cxr.command_line import Job, launch
 
 def train(job: Job) -> None:
     """Build the data, the module and the trainer, fit, and report.  The test set stays closed."""
-    from cxr.assembly import build_data, build_module, build_trainer
+    from cxr.assembly import build_data, build_module, build_trainer, require_network
     from cxr.open_run import open_run
     from cxr.report import report_run
 
     with open_run(job) as run:
+        require_network(job.settings, begins=run.checkpoint_path is None)
         data = build_data(job.settings, run)
         module = build_module(job.settings, data, run)
         trainer = build_trainer(job.settings, run)

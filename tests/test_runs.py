@@ -280,6 +280,34 @@ def test_an_absent_collection_names_the_ways_out(tmp_path: Path) -> None:
     assert json.loads((the_run(tmp_path, "default") / "status.json").read_text())["status"] == "failed"
 
 
+def without_hub(cache: Path) -> None:
+    """No weights lie here, and nobody answers where they are fetched from."""
+    from huggingface_hub import constants
+
+    constants.HF_HUB_CACHE = str(cache)
+    constants.ENDPOINT = "http://127.0.0.1:9"
+    constants.HUGGINGFACE_CO_URL_TEMPLATE = f"{constants.ENDPOINT}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "named"),
+    [
+        (["model.pretrained=true"], 2, "model.pretrained=true: the weights of resnet10t cannot be fetched"),
+        (["model.weights=nosuch.safetensors"], 5, "model.weights=nosuch.safetensors: no such file"),
+        (["model.name=resnet51"], 2, "model.name=resnet51"),
+    ],
+)
+def test_a_network_that_is_not_to_be_had_is_refused_before_the_data_are_read(
+    words: list[str], status: int, named: str, tmp_path: Path
+) -> None:
+    done = run("train.py", *TINY, *words, cwd=tmp_path, prepare=without_hub, given=(tmp_path / "hub",))
+    assert done.returncode == status, done.said
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert named in line
+    assert not list(tmp_path.glob("outputs/cache/*"))
+
+
 @pytest.mark.parametrize(
     ("number", "status", "moment"),
     [

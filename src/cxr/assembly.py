@@ -140,6 +140,23 @@ def build_module(settings: Settings, data: CXRDataModule, run: OpenRun) -> CXRMo
     return module
 
 
+def require_network(settings: Settings, *, begins: bool) -> None:
+    """Refuse a network or weights that are not to be had, before the data are read.
+
+    Args:
+        begins: see `build_network`.
+
+    Raises:
+        ConfigurationError, CheckpointError: in one line, with the way out.
+    """
+    from cxr.training.backbones import require_backbone
+
+    model = settings["model"]
+    require_backbone(
+        model["name"], pretrained=model["pretrained"] and begins, weights=model["weights"] if begins else None
+    )
+
+
 def build_network(settings: Settings, data: CXRDataModule, *, begins: bool) -> CXRModule:
     """The network for these data, from the seed of the settings.
 

@@ -32,10 +32,11 @@ def lr_find(job: Job) -> None:
     trainer = settings["trainer"]
     resolve_devices(trainer["gpus"], strategy=trainer["strategy"], num_processes=trainer["num_processes"])
 
-    from cxr.assembly import build_network, read_data
+    from cxr.assembly import build_network, read_data, require_network
     from cxr.training.range_test import find_rates
     from cxr.training.run_directory import make_folder
 
+    require_network(settings, begins=True)
     data = read_data(settings)
     module = build_network(settings, data, begins=True)
     curve = find_rates(

@@ -131,6 +131,22 @@ def create_backbone(
     return Backbone(network, mean, std, loaded)
 
 
+def require_backbone(name: str, *, pretrained: bool = True, weights: str | Path | None = None) -> None:
+    """Refuse a network that there is not, and weights that are not to be had, before anything that takes long.
+
+    Args:
+        name, pretrained, weights: see `create_backbone`.
+
+    Raises:
+        ConfigurationError, CheckpointError: as `create_backbone` would.
+    """
+    config = _look_up(name)
+    if weights is not None:
+        _weights_file(local_path(weights, "model.weights"))
+    elif pretrained:
+        _find_pretrained(name, config)
+
+
 def tensors_of_backbone(name: str, *, num_classes: int, image_size: int, head: str = "linear") -> dict[str, Tensor]:
     """Names, shapes and types of the tensors of a network; they lie on the device ``meta``, where they take no memory.
 
@@ -265,6 +281,8 @@ def _no_drop_path(name: str, rate: float) -> ConfigurationError:
 def _weights_file(path: Path) -> Path:
     """The checkpoint that a run stands for, the last where it has no best; a file stands for itself."""
     if not path.is_dir():
+        if not is_file(path):
+            raise CheckpointError(f"model.weights={path}: no such file")
         return path
     run = RunDirectory(path)
     wanted = [run.best_checkpoint_path, run.last_checkpoint_path]
@@ -279,8 +297,6 @@ def _weights_file(path: Path) -> Path:
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
-    if not is_file(path):
-        raise CheckpointError(f"model.weights={path}: no such file")
     refusal = f"model.weights={path}: cannot be read as weights alone; give a .safetensors file or a saved state dict"
     if path.suffix == ".safetensors":
         try:
