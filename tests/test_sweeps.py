@@ -34,12 +34,7 @@ TINY = [
     "trainer.early_stopping_patience=5",
     "logger=none",
 ]
-STAGED = [
-    *TINY,
-    "trainer.max_epochs=null",
-    "schedule.stages=[{epochs:2,freeze:body},{epochs:2,lr:auto,spread:10,image_size:24},{epochs:2,freeze:half}]",
-]
-GRID = ["-m", *STAGED, "seed=1,2,3", "sweep.name=grid"]
+GRID = ["-m", *TINY, "seed=1,2,3", "sweep.name=grid"]
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -202,76 +197,6 @@ def test_a_sweep_that_was_killed_goes_on_and_ends_like_an_undisturbed_one(
     assert sorted(path.name for path in sweep.glob("[0-9]*")) == ["0", "1", "2"]
     for number in ("0", "1", "2"):
         assert_same_run(expected / number, sweep / number)
-
-
-def test_a_run_that_was_killed_goes_on_and_ends_like_an_undisturbed_one(
-    undisturbed: tuple[Path, subprocess.CompletedProcess[str], Watch], tmp_path: Path
-) -> None:
-    expected = undisturbed[0]
-    process = start(*STAGED, "seed=1", f"paths.cache={expected.parents[1] / 'cache'}", cwd=tmp_path)
-    outputs = tmp_path / "outputs" / "demo"
-    wait_until(lambda: any(num_epochs(path) >= 2 for path in outputs.glob("*")), process)
-    process.send_signal(signal.SIGSTOP)  # it lives, and goes no further meanwhile
-    (run_dir,) = outputs.iterdir()
-    alive = run(f"resume={run_dir}", cwd=tmp_path)
-    assert alive.returncode == 2
-    assert "living process" in alive.stderr
-    process.kill()
-    process.communicate()
-
-    changed = run(f"resume={run_dir}", "optimizer.lr=0.5", cwd=tmp_path)
-    assert changed.returncode == 2
-    assert len(changed.stderr.splitlines()) == 1
-    assert "optimizer.lr: 0.001 -> 0.5" in changed.stderr
-    done = run(f"resume={run_dir}", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "epoch 1/" not in done.stdout, "it went on, and did not begin again"
-    assert_same_run(expected / "0", run_dir)
-    assert [path.name for path in outputs.iterdir()] == [run_dir.name]
-
-    finished = run(f"resume={run_dir}", cwd=tmp_path)
-    assert finished.returncode == 2
-    assert "finished" in finished.stderr
-
-
-# train.py, which gets a signal in a certain training step, as if it came from outside.
-TOLD_TO_END = """
-import os, runpy, signal, sys
-from cxr.training.module import CXRModule
-
-step, told = CXRModule.training_step, getattr(signal, sys.argv.pop(1))
-
-def told_in_step(self, batch, batch_idx):
-    if self.current_epoch == 2 and batch_idx == 1:
-        os.kill(os.getpid(), told)
-    return step(self, batch, batch_idx)
-
-CXRModule.training_step = told_in_step
-sys.argv[:] = sys.argv[1:]
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
-
-
-def test_a_run_that_was_told_to_end_goes_on_with_the_next_batch(
-    undisturbed: tuple[Path, subprocess.CompletedProcess[str], Watch], tmp_path: Path
-) -> None:
-    expected = undisturbed[0]
-    # Processes that read ahead begin before the checkpoint says where.
-    words = [*STAGED, "seed=1", f"paths.cache={expected.parents[1] / 'cache'}", "data.num_workers=2"]
-    told = subprocess.run(
-        [sys.executable, "-c", TOLD_TO_END, "SIGTERM", str(ROOT / "train.py"), *words],
-        cwd=tmp_path,
-        env=environment(),
-        timeout=240,
-    )
-    assert told.returncode == 143
-    (run_dir,) = (tmp_path / "outputs" / "demo").iterdir()
-    assert (status_of(run_dir)["status"], num_epochs(run_dir)) == ("interrupted", 2)
-    step = torch.load(run_dir / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
-    assert step == pd.read_csv(run_dir / "history.csv")["step"].iloc[-1] + 2, "in the middle of the third epoch"
-    done = run(f"resume={run_dir}", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert_same_run(expected / "0", run_dir)
 
 
 @pytest.fixture(scope="module")

@@ -11,10 +11,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 import yaml
 from tests.fault.kill_at_random import KINDS, differences, disturb, train_undisturbed
+from tests.fault.kill_at_random import Undisturbed as RandomlyUndisturbed
 from tests.fault.small_runs import TINY, num_checkpoints, the_run
 from tests.programs import Program, run, start
 
@@ -31,14 +33,53 @@ Undisturbed = tuple[Path, list[str]]
 # ------------------------------------------------------------------------------------------------- killed, and goes on
 
 
-def test_killed_at_random_a_run_goes_on_as_itself(tmp_path: Path) -> None:
-    kind = "2 workers, oversampling, augmentation"
-    words = [*TINY, f"paths.cache={tmp_path / 'cache'}", *KINDS[kind]]
-    expected = train_undisturbed(words, tmp_path / "undisturbed")
+STAGES = "2 workers, stages, average, cutmix, early stopping"
+
+
+@pytest.fixture(scope="module")
+def staged(tmp_path_factory: pytest.TempPathFactory) -> tuple[RandomlyUndisturbed, list[str]]:
+    """A run of several stages, with loader processes, that nobody disturbed, and its words."""
+    folder = tmp_path_factory.mktemp("staged")
+    words = [*TINY, f"paths.cache={folder / 'cache'}", *KINDS[STAGES]]
+    return train_undisturbed(words, folder), words
+
+
+def test_killed_at_random_a_run_goes_on_as_itself(
+    staged: tuple[RandomlyUndisturbed, list[str]], tmp_path: Path
+) -> None:
+    expected, words = staged
     # Where a run is over before its moment has come there is no kill.
-    tries = (disturb(kind, words, expected, tmp_path / f"killed-{seed}", random.Random(seed), 2) for seed in range(8))
+    tries = (disturb(STAGES, words, expected, tmp_path / str(seed), random.Random(seed), 2) for seed in range(8))
     kills = next(filter(None, tries))
     assert [kill.wrong for kill in kills] == [[]] * len(kills)
+
+
+def tell_in_step(epoch: int, batch: int) -> None:
+    """Let SIGTERM come in a certain step, as if from outside."""
+    step = CXRModule.training_step
+
+    def told(self: CXRModule, content: Any, batch_idx: int) -> Any:
+        if (self.current_epoch, batch_idx) == (epoch, batch):
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, content, batch_idx)
+
+    CXRModule.training_step = told  # type: ignore[method-assign]
+
+
+def test_told_to_end_in_a_stage_a_run_goes_on_with_the_next_batch(
+    staged: tuple[RandomlyUndisturbed, list[str]], tmp_path: Path
+) -> None:
+    expected, words = staged
+    program = start("train.py", *words, cwd=tmp_path, prepare=tell_in_step, given=(2, 1))
+    assert program.wait() == 143, program.said
+    run_dir = the_run(tmp_path)
+    history = pd.read_csv(run_dir / "history.csv")
+    step = torch.load(run_dir / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
+    assert (len(history), step) == (2, history["step"].iloc[-1] + 1), "two batches, a step, in the third epoch"
+    done = run("train.py", f"resume={run_dir}", cwd=tmp_path)
+    assert done.returncode == 0, done.said
+    assert "Resumes in epoch 3 of 4 at batch 3 of" in done.said
+    assert differences(expected.run_dir, run_dir) == []
 
 
 def die_at(place: str) -> None:

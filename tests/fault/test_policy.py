@@ -173,9 +173,13 @@ def test_the_error_goes_from_process_to_process(folder: Path) -> None:
     pd.testing.assert_frame_equal(copy.dropped, caught.value.dropped)
 
 
-@pytest.mark.parametrize(
-    "program", [["-m", "cxr.audit", "shortcuts=false"], ["train.py", "logger=none"]], ids=["audit", "train"]
-)
+PROGRAMS = {
+    "audit": ["-m", "cxr.audit", "shortcuts=false"],
+    "train": ["train.py", "model.pretrained=false", "logger=none"],
+}
+
+
+@pytest.mark.parametrize("program", PROGRAMS.values(), ids=PROGRAMS)
 def test_a_program_ends_with_status_3_and_leaves_the_whole_list(folder: Path, program: list[str]) -> None:
     (folder / "other" / "\x1b[31m=red\n.png").write_bytes(b"")
     words = ["data=class_folders", "data.root=root", "paths.data=.", "data.image_size=16"]

@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 import pytorch_lightning as pl
 import torch
+from tests.programs import run
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -134,9 +135,9 @@ SETTINGS = [
 
 TORCHRUN = [str(Path(sys.executable).with_name("torchrun")), "--standalone", "--nproc-per-node=2"]
 KINDS = {
-    "alone": ([sys.executable], ["data.batch_size=8"]),
-    "lightning": ([sys.executable], ["data.batch_size=4", "trainer=ddp"]),
-    "torchrun": (TORCHRUN, ["data.batch_size=4", "trainer=ddp"]),
+    "alone": ["data.batch_size=8"],
+    "lightning": ["data.batch_size=4", "trainer=ddp"],
+    "torchrun": ["data.batch_size=4", "trainer=ddp"],
 }
 
 
@@ -144,9 +145,14 @@ KINDS = {
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The same training by one process, and by two with half a batch each."""
     folder = tmp_path_factory.mktemp("runs")
-    for name, (starter, words) in KINDS.items():
-        command = [*starter, str(ROOT / "train.py"), *SETTINGS, *words, f"name={name}"]
-        subprocess.run(command, env=environment(), cwd=folder, check=True, timeout=240)
+    for name, words in KINDS.items():
+        called = ["train.py", *SETTINGS, *words, f"name={name}"]
+        if name == "torchrun":
+            command = [*TORCHRUN, str(ROOT / called[0]), *called[1:]]
+            subprocess.run(command, env=environment(), cwd=folder, check=True, timeout=240)
+        else:
+            done = run(*called, cwd=folder)
+            assert done.returncode == 0, done.said
     found = {name: list((folder / "outputs" / name).iterdir()) for name in KINDS}
     assert all(len(paths) == 1 for paths in found.values()), "the processes of a run share its directory"
     return {name: paths[0] for name, paths in found.items()}
@@ -171,10 +177,12 @@ def test_two_processes_predict_every_validation_record_once(runs: dict[str, Path
 @TOGETHER
 def test_two_processes_measure_what_one_does(runs: dict[str, Path], kind: str) -> None:
     pair = runs["alone"], runs[kind]
+    pd.testing.assert_frame_equal(*(pd.read_csv(run / "split.csv", dtype=str) for run in pair))
     histories = [pd.read_csv(run / "history.csv").drop(columns="seconds") for run in pair]
     assert {"train/auroc", "train/loss", "val/auroc", "val/loss", "val/sensitivity"} <= set(histories[0].columns)
     pd.testing.assert_frame_equal(*histories, check_exact=False, rtol=0, atol=1e-6)
     metrics = [json.loads((run / "metrics.json").read_text())["val"] for run in pair]
+    assert metrics[0].keys() == metrics[1].keys()
     names = ("auroc", "sensitivity", "log_loss", "brier")
     measured = [{name: each[name]["value"] for name in names} for each in metrics]
     assert measured[1] == pytest.approx(measured[0], abs=1e-6)

@@ -20,6 +20,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors import safe_open
+from tests.programs import run
 
 from cxr.errors import ConfigurationError, CxrError, DataError
 from cxr.evaluation.calibration.recalibration import log_odds
@@ -61,13 +62,11 @@ class Exported:
 def exported(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     """What python -m cxr.export makes of a run that was never evaluated."""
     place = tmp_path_factory.mktemp("anna_meier_1950")
-    run = Path(shutil.copytree(trained, place / "runs" / "demo"))
-    done = subprocess.run(
-        [sys.executable, "-m", "cxr.export", f"run={run}"], capture_output=True, text=True, cwd=place, timeout=280
-    )
+    trained_run = Path(shutil.copytree(trained, place / "runs" / "demo"))
+    done = run("-m", "cxr.export", f"run={trained_run}", cwd=place)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
-    return Exported(run, run / "export", done.stdout)
+    return Exported(trained_run, trained_run / "export", done.stdout)
 
 
 def score(run: Path, **settings: Any) -> EvaluationResult:
