@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -59,7 +60,11 @@ class RunningTrial:
     def report(self, epoch: int, value: float) -> bool:
         """Put down the value of an epoch (from 1), and ask whether the trial should end now."""
         try:
-            self._trial.report(value, epoch)
+            with warnings.catch_warnings():
+                warnings.simplefilter(
+                    "ignore"
+                )  # a run that goes on says its last epoch again, which Optuna passes over
+                self._trial.report(value, epoch)
             return bool(self._trial.should_prune())
         except Exception as error:
             text = str(error).strip().splitlines()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Protocol
+from typing import Any, Protocol
 
 import pytorch_lightning as pl
 
@@ -26,15 +26,31 @@ class TrialPruning(pl.Callback):
 
     def __init__(self, trial: ReportsEpochs) -> None:
         self._trial = trial
+        self._last: tuple[int, float] | None = None  # epoch from 1, and its value
         self.pruned: str | None = None
         """How the trial was pruned, in words; None where it was not."""
 
+    def state_dict(self) -> dict[str, Any]:
+        return {"last": None if self._last is None else list(self._last)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        last = state_dict["last"]
+        self._last = None if last is None else (int(last[0]), float(last[1]))
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # A run that goes on may have been killed between its checkpoint and its end as pruned.
+        if self._last is not None and self._last[0] == trainer.current_epoch:
+            self._ask(trainer, *self._last)
+
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, CXRModule)
-        epoch, value = trainer.current_epoch + 1, pl_module.epoch_metrics.get("val", {}).get(MONITOR)
-        if value is None or not math.isfinite(value):
-            return
-        prunes = self._trial.report(epoch, float(value)) if trainer.is_global_zero else False
+        value = pl_module.epoch_metrics.get("val", {}).get(MONITOR)
+        if value is not None and math.isfinite(value):
+            self._last = (trainer.current_epoch + 1, float(value))
+            self._ask(trainer, *self._last)
+
+    def _ask(self, trainer: pl.Trainer, epoch: int, value: float) -> None:
+        prunes = self._trial.report(epoch, value) if trainer.is_global_zero else False
         if trainer.world_size > 1:
             prunes = bool(trainer.strategy.broadcast(prunes))
         assert trainer.max_epochs is not None
