@@ -108,15 +108,15 @@ LEADING_OUT = [
 
 @pytest.mark.parametrize("words", LEADING_OUT, ids=" ".join)
 def test_no_override_leads_out_of_the_folder_of_the_output(words: list[str], tmp_path: Path) -> None:
-    work = tmp_path / "a" / "b" / "work"
+    work = tmp_path / "a" / "b" / "runs"
     work.mkdir(parents=True)
     done = run("train.py", *TINY, *words, cwd=work)
     assert done.returncode == 2, done.said
     assert len(done.said.splitlines()) == 1
     assert any(word.partition("=")[0] in done.said for word in words)
-    # Beside what the test itself writes there: nothing outside of the output, and nothing by that name anywhere.
-    made = tree(tmp_path) - {"a", "a/b", "a/b/work"}
-    assert not [name for name in made if not name.startswith(("a/b/work/outputs", "a/b/work/home"))]
+    # Nothing outside of the output, and nothing by that name anywhere.
+    made = tree(tmp_path) - {"a", "a/b", "a/b/runs"}
+    assert not [name for name in made if not name.startswith("a/b/runs/outputs")]
     assert not [name for name in made if Path(name).name.startswith("x")]
 
 
