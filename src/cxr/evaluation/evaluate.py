@@ -31,7 +31,7 @@ from cxr.evaluation.saliency.entry import draw_evidence_without_labels, saliency
 from cxr.evaluation.scoring.answers import Answers, answer, require_same_task
 from cxr.evaluation.scoring.checkpoint import OpenedRun
 from cxr.evaluation.scoring.run_path import without_own_data
-from cxr.evaluation.scoring.subject import Subject, other_collection, own_split
+from cxr.evaluation.scoring.subject import Subject, collection_name, other_collection, own_split
 from cxr.evaluation.shortcuts.entry import shortcuts_entry
 from cxr.evaluation.subgroups.bands import COLUMNS
 from cxr.evaluation.tracked import track_evaluation
@@ -176,8 +176,7 @@ def evaluate_run(
     if data is None:
         subjects = [own_split(each, split, **overrides) for each in runs]
     else:
-        name = "_and_".join(data.get("sources", ())) if data_name is None else data_name
-        with naming_all_bad(lambda: place.path / f"dropped_{name}.csv"):
+        with naming_all_bad(lambda: place.path / f"dropped_{collection_name(data, data_name)}.csv"):
             subjects = [other_collection(each, data, data_name, **overrides) for each in runs]
     answers = answer(runs, subjects, device, tta=tta, progress=progress)
     subject = answers.subject

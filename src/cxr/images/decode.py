@@ -39,10 +39,10 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from cxr.images.dicom import decode_dicom
 from cxr.images.opening import (
+    MAX_MEMORY,
     MAX_PIXELS,
     UnreadableImageError,
     dicom_reasons,
-    needed_memory,
     open_header,
     open_image,
     pillow_silent,
@@ -77,9 +77,8 @@ def read_grey(path: str | Path) -> NDArray[np.uint8]:
 def decode_grey(content: bytes, path: str | Path) -> NDArray[np.uint8]:
     """Decode the content of one image file; ``path`` is only named in errors. Otherwise as :func:`read_grey`."""
     if looks_like_dicom(content[:132]):
-        needed_memory(io.BytesIO(content), len(content), path)
         with pillow_silent(), dicom_reasons(path):
-            return decode_dicom(content, max_pixels=MAX_PIXELS)
+            return decode_dicom(content, max_pixels=MAX_PIXELS, max_memory=MAX_MEMORY)
     image, _ = open_header(io.BytesIO(content), len(content), path)
     with pillow_silent(), image:
         try:

@@ -79,12 +79,13 @@ def further_codecs() -> list[str]:
     return [package for module, package in _FURTHER_CODECS.items() if find_spec(module) is not None]
 
 
-def decode_dicom(content: bytes, *, max_pixels: int) -> NDArray[np.uint8]:
+def decode_dicom(content: bytes, *, max_pixels: int, max_memory: int) -> NDArray[np.uint8]:
     """Decode the content of a DICOM file.
 
     Args:
         content: of the whole file.
         max_pixels: a larger picture is refused.
+        max_memory: one that takes more bytes, its content included, is refused.
 
     Returns:
         uint8 (height, width), 0 black to 255 white, C-contiguous.
@@ -96,39 +97,45 @@ def decode_dicom(content: bytes, *, max_pixels: int) -> NDArray[np.uint8]:
     require_pydicom("a DICOM file")
     file = read_header(io.BytesIO(content), KEYWORDS)
     shape = _shape(file, max_pixels)
+    _memory(file, shape, len(content), max_memory)
     values = _stored_values(file, shape)
     if shape.samples == 3:
         return np.ascontiguousarray(np.asarray(Image.fromarray(values).convert("L")))
     return _shown(values, file, shape)
 
 
-def dicom_memory(file: BinaryIO, num_bytes: int, *, max_pixels: int) -> tuple[int, tuple[int, int]]:
-    """What `decode_dicom` takes for a file, by its header alone.
+def dicom_memory(file: BinaryIO, num_bytes: int, *, max_pixels: int, max_memory: int) -> int:
+    """What `decode_dicom` takes for a file, in bytes, its content included, by its header alone.
 
     Args:
         file: open at any place.
         num_bytes: of the file.
-        max_pixels: a larger picture is refused.
-
-    Returns:
-        Bytes, the content of the file included, and width and height in pixels.
+        max_pixels, max_memory: see `decode_dicom`.
 
     Raises:
         RefusedDicomError, ConfigurationError: see `decode_dicom`.
     """
     require_pydicom("a DICOM file")
     header = read_header(file, KEYWORDS)
-    shape = _shape(header, max_pixels)
+    return _memory(header, _shape(header, max_pixels), num_bytes, max_memory)
+
+
+def _memory(header: DicomFile, shape: _Shape, num_bytes: int, max_memory: int) -> int:
     pixels = shape.rows * shape.columns
     stored = pixels * shape.samples * (shape.bits_allocated // 8)
     if header.transfer_syntax.is_encapsulated:
         # The stream, joined and wrapped again; decoders work on integers of 32 bits (OpenJPEG).
         needed = 3 * num_bytes + 4 * pixels * shape.samples + 2 * stored
     else:
-        inflated = header.content.seek(0, io.SEEK_END) if header.content is not file else 0
+        inflated = header.content.seek(0, io.SEEK_END) if header.transfer_syntax.is_deflated else 0
         needed = num_bytes + inflated + 2 * stored
     grey = pixels * (1 if shape.samples == 1 else 6)  # colour is copied with a fourth channel on its way to luma
-    return needed + grey, (shape.columns, shape.rows)
+    if needed + grey > max_memory:
+        raise RefusedDicomError(
+            "too large",
+            f"{shape.columns} x {shape.rows} would take {needed + grey} bytes of memory, the limit is {max_memory}",
+        )
+    return needed + grey
 
 
 def _shape(file: DicomFile, max_pixels: int) -> _Shape:

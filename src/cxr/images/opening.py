@@ -87,20 +87,16 @@ def open_image(path: str | Path) -> Iterator[BinaryIO]:
             num_bytes = os.fstat(file.fileno()).st_size
             if num_bytes > MAX_BYTES:
                 raise UnreadableImageError(path, "too large", f"{num_bytes} bytes, the limit is {MAX_BYTES}")
-            with _memory.of(_header_memory(file, num_bytes)):
-                needed = needed_memory(file, num_bytes, path)
+            is_dicom = looks_like_dicom(file.read(132))
+            file.seek(0)
+            # A DICOM file may have to be inflated before it shows its header, up to MAX_INFLATED.
+            with _memory.of(max(4 * num_bytes, MAX_MEMORY // 3 if is_dicom else 0)):
+                needed = (_dicom_memory if is_dicom else _other_memory)(file, num_bytes, path)
             with _memory.of(needed):
                 file.seek(0)
                 yield file
     except OSError as error:
         raise UnreadableImageError(path, "cannot be opened", error.strerror or str(error)) from error
-
-
-def _header_memory(file: BinaryIO, num_bytes: int) -> int:
-    is_dicom = looks_like_dicom(file.read(132))
-    file.seek(0)
-    # A DICOM file may have to be inflated before it shows its header, up to MAX_INFLATED.
-    return max(4 * num_bytes, MAX_MEMORY // 3 if is_dicom else 0)
 
 
 class _Memory:
@@ -128,25 +124,15 @@ class _Memory:
 _memory = _Memory(MAX_MEMORY)
 
 
-def needed_memory(file: BinaryIO, num_bytes: int, path: str | Path) -> int:
-    """What the decoding of a file takes, in bytes, by its header alone; refuses a file that takes too much."""
-    start = file.read(132)
-    file.seek(0)
-    if looks_like_dicom(start):
-        with dicom_reasons(path):
-            needed, size = dicom_memory(file, num_bytes, max_pixels=MAX_PIXELS)
-        _require_memory(needed, size, path)
-        return needed
+def _dicom_memory(file: BinaryIO, num_bytes: int, path: str | Path) -> int:
+    with dicom_reasons(path):
+        return dicom_memory(file, num_bytes, max_pixels=MAX_PIXELS, max_memory=MAX_MEMORY)
+
+
+def _other_memory(file: BinaryIO, num_bytes: int, path: str | Path) -> int:
     image, needed = open_header(file, num_bytes, path)
     with image:
         return needed
-
-
-def _require_memory(needed: int, size: tuple[int, int], path: str | Path) -> None:
-    if needed > MAX_MEMORY:
-        raise UnreadableImageError(
-            path, "too large", f"{size[0]} x {size[1]} would take {needed} bytes of memory, the limit is {MAX_MEMORY}"
-        )
 
 
 @contextmanager
@@ -180,7 +166,11 @@ def open_header(file: BinaryIO, num_bytes: int, path: str | Path) -> tuple[Image
         except Exception as error:  # Pillow's readers raise whatever a damaged header makes them stumble over
             raise unreadable(path, error) from error
         needed = _pillow_memory(image, num_bytes, path)
-    _require_memory(needed, image.size, path)
+    if needed > MAX_MEMORY:
+        named = f"{image.size[0]} x {image.size[1]}"
+        raise UnreadableImageError(
+            path, "too large", f"{named} would take {needed} bytes of memory, the limit is {MAX_MEMORY}"
+        )
     return image, needed
 
 

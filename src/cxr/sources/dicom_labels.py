@@ -8,7 +8,6 @@ Pneumonia") each row is a box.
 
 from __future__ import annotations
 
-import difflib
 import posixpath
 import re
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ from cxr.errors import DataError
 from cxr.sources.cells import composed
 from cxr.sources.manifest import SPLIT_NAMES
 from cxr.sources.ontology import fold
-from cxr.sources.table import read_lines
+from cxr.sources.table import no_such_column, read_lines
 
 SUFFIXES: Final = (".dcm", ".dicom", ".dic")
 
@@ -114,10 +113,7 @@ def _place(source: str, path: Path, key: str, column: str, columns: Sequence[str
     column = composed(column)
     if column in columns:
         return list(columns).index(column)
-    folded = {name.casefold(): name for name in columns}
-    nearest = difflib.get_close_matches(column.casefold(), folded, n=1, cutoff=0.5)
-    hint = f"did you mean {folded[nearest[0]]!r}?" if nearest else f"there are: {', '.join(columns[:20])}"
-    raise DataError(f"source {source!r}: {path} has no column {key}={column!r}; {hint}")
+    raise no_such_column(source, path, key, column, columns)
 
 
 def _label(name: str, rows: Sequence[tuple[int, dict[str, str]]]) -> Label:

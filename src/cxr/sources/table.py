@@ -249,15 +249,20 @@ def _places(
             if columns.count(column) > 1:
                 notes.append(f"the column {column!r} stands {columns.count(column)} times; the first counts")
         elif column is not None and (key == "image" or column != DEFAULT_COLUMNS[key]):
-            folded = {c.casefold(): c for c in columns}
-            nearest = difflib.get_close_matches(column.casefold(), folded, n=1, cutoff=0.5)
-            hint = f"did you mean {folded[nearest[0]]!r}?" if nearest else f"there are: {', '.join(columns[:20])}"
-            raise DataError(f"source {name!r}: {path} has no column {key}={column!r}; {hint}")
+            raise no_such_column(name, path, key, column, columns)
     if "label" not in places:
         notes.append(f"no column of labels: every image is unlabelled (columns: {', '.join(columns[:20])})")
     if "patient" not in places:
         notes.append("no column of patients: every image counts as a patient of its own")
     return places, notes
+
+
+def no_such_column(source: str, path: Path, key: str, column: str, columns: Sequence[str]) -> DataError:
+    """What to say of a column that was asked for under a key and is not there, with the nearest that is."""
+    folded = {c.casefold(): c for c in columns}
+    nearest = difflib.get_close_matches(column.casefold(), folded, n=1, cutoff=0.5)
+    hint = f"did you mean {folded[nearest[0]]!r}?" if nearest else f"there are: {', '.join(columns[:20])}"
+    return DataError(f"source {source!r}: {path} has no column {key}={column!r}; {hint}")
 
 
 def _row(

@@ -21,7 +21,7 @@ from cxr.errors import CheckpointError, ConfigurationError
 from cxr.training.given_path import is_file, local_path
 from cxr.training.heads import HEADS, put_concat_pool_head
 from cxr.training.run_directory import RunDirectory
-from cxr.training.torch_files import one_line, read_torch_file, require_finite, require_tensors
+from cxr.training.torch_files import one_line, read_torch_file, require_finite, require_kind, require_tensors
 
 # How long a server may take to answer before the network counts as missing, seconds. Left to itself the hub's client
 # tries for three quarters of a minute, with a line for every attempt.
@@ -210,8 +210,7 @@ def load_weights(network: nn.Module, path: str | Path, *, classifier: str | tupl
             f" {len(wrong)} of another shape (the first is {ascii(first)[1:-1][:80]}); check model.name"
         )
     for name, tensor in taken.items():
-        if tensor.dtype != own[name].dtype and not (tensor.is_floating_point() and own[name].is_floating_point()):
-            raise CheckpointError(f"model.weights={path}: {name} is {tensor.dtype}, not {own[name].dtype}")
+        require_kind(f"model.weights={path}", name, tensor, own[name])
         require_finite(path, name, tensor)
     network.load_state_dict(taken, strict=False)
     return LoadedWeights(str(path), len(taken), left_out, sorted(heads - set(taken)), resized)

@@ -131,9 +131,7 @@ def require_state(path: str | Path, state: object, expected: Mapping[str, Tensor
         given = tensors[name]
         if given.shape != own.shape:
             raise CheckpointError(f"{path}: {name} has the shape {list(given.shape)}, not {list(own.shape)}")
-        # Half precision is what a training may save; a number of another kind is a mistake or a trick.
-        if given.dtype != own.dtype and not (given.is_floating_point() and own.is_floating_point()):
-            raise CheckpointError(f"{path}: {name} is {given.dtype}, not {own.dtype}")
+        require_kind(path, name, given, own)
     for name, tensor in tensors.items():
         require_finite(path, name, tensor)
     return tensors
@@ -158,6 +156,16 @@ def require_tensors(path: str | Path, state: object) -> dict[str, Tensor]:
 
 def _size(tensor: Tensor) -> int:
     return tensor.numel() * tensor.element_size()
+
+
+def require_kind(path: str | Path, name: str, given: Tensor, own: Tensor) -> None:
+    """
+    Raises:
+        CheckpointError: its numbers are of another kind than those of the network's own.
+    """
+    # Half precision is what a training may save; a number of another kind is a mistake or a trick.
+    if given.dtype != own.dtype and not (given.is_floating_point() and own.is_floating_point()):
+        raise CheckpointError(f"{path}: {name} is {given.dtype}, not {own.dtype}")
 
 
 def require_finite(path: str | Path, name: str, tensor: Tensor) -> None:

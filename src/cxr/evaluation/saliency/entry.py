@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
@@ -108,18 +108,18 @@ def saliency_entry(
     )
     entry["limits"] = {"lung_share": limit, "randomisation": randomised, "panels": num_panels}
 
-    figures = []
     chosen = most_confident(
         probabilities, labels, list(class_names).index(positive), groups, number=num_panels, threshold=threshold
     )
-    for kind, rows in chosen.items():
-        if len(rows):
-            path = figures_dir / f"{name}_saliency_{kind.replace(' ', '_')}.png"
-            panels = _panels(
-                rows, maps_of(rows), images, records, probabilities, labels, class_names, positive, files, preparation
-            )
-            draw_panels(panels, path, title=f"{title}: evidence for {short_name(positive)}, {kind}")
-            figures.append(path)
+
+    def panels_of(rows: NDArray[np.int64]) -> list[Panel]:
+        return _panels(
+            rows, maps_of(rows), images, records, probabilities, labels, class_names, positive, files, preparation
+        )
+
+    figures = _draw(
+        chosen, panels_of, figures_dir / f"{name}_saliency", f"{title}: evidence for {short_name(positive)}"
+    )
     entry["panels"] = [path.name for path in figures]
     return entry, figures
 
@@ -158,15 +158,26 @@ def draw_evidence_without_labels(
         probabilities, list(class_names).index(positive), records["group"].tolist(), number=num_panels,
         threshold=threshold,
     )  # fmt: skip
+
+    def panels_of(rows: NDArray[np.int64]) -> list[Panel]:
+        maps = grad_cam(module, images[rows], positive, batch_size=batch_size)
+        return _panels(rows, maps, images, records, probabilities, labels, class_names, positive, files, preparation)
+
+    return _draw(chosen, panels_of, figures_dir / f"{name}_saliency", f"{title}: evidence for {short_name(positive)}")
+
+
+def _draw(
+    chosen: Mapping[str, NDArray[np.int64]],
+    panels_of: Callable[[NDArray[np.int64]], list[Panel]],
+    stem: Path,
+    title: str,
+) -> list[Path]:
+    """A figure of each kind of which there is an image: ``<stem>_<kind>.png``."""
     figures = []
     for kind, rows in chosen.items():
         if len(rows):
-            maps = grad_cam(module, images[rows], positive, batch_size=batch_size)
-            panels = _panels(
-                rows, maps, images, records, probabilities, labels, class_names, positive, files, preparation
-            )
-            figures.append(figures_dir / f"{name}_saliency_{kind.replace(' ', '_')}.png")
-            draw_panels(panels, figures[-1], title=f"{title}: evidence for {short_name(positive)}, {kind}")
+            figures.append(stem.with_name(f"{stem.name}_{kind.replace(' ', '_')}.png"))
+            draw_panels(panels_of(rows), figures[-1], title=f"{title}, {kind}")
     return figures
 
 

@@ -109,6 +109,11 @@ def own_split(opened: OpenedRun, split: str, **overrides: Any) -> Subject:
     )
 
 
+def collection_name(settings: Mapping[str, Any], name: str | None) -> str:
+    """What the results of another collection are called: as it was given, else by its sources."""
+    return "_and_".join(settings.get("sources", ())) if name is None else name
+
+
 def other_collection(opened: OpenedRun, settings: Mapping[str, Any], name: str | None, **overrides: Any) -> Subject:
     """Another collection, prepared as in training; all its records are scored, also those without a label.
 
@@ -127,7 +132,7 @@ def other_collection(opened: OpenedRun, settings: Mapping[str, Any], name: str |
     if unknown or "sources" not in settings:
         wrong = f"{unknown[0]} is as in training" if unknown else "sources is missing"
         raise ConfigurationError(f"data: {wrong}; another collection takes {', '.join(COLLECTION_SETTINGS)}")
-    name = "_and_".join(settings["sources"]) if name is None else name
+    name = collection_name(settings, name)
     if FILE_NAME.fullmatch(name) is None or name in SPLITS:
         raise ConfigurationError(
             f"data_name={name!r}: names the files of the results; give letters, digits, '.', '_' and '-', and none of "
