@@ -10,11 +10,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
 import cxr
 from cxr.errors import ConfigurationError
+from cxr.training.csv_log import DurableCSVLogger
 from cxr.training.shared_settings import shareable
 from cxr.training.staged_files import note_relative_paths, start_in
 from cxr.training.wandb_account import has_key
@@ -87,7 +88,7 @@ def build_logger(
         number = len(list(tracking_dir.glob("**/metrics.csv")))
         version = f"resumed_{number}" if number else ""
         # Each row at once: what a killed run has logged is there.
-        return CSVLogger(tracking_dir, name="", version=version, flush_logs_every_n_steps=1)
+        return DurableCSVLogger(tracking_dir, name="", version=version, flush_logs_every_n_steps=1)
     if kind == "tensorboard":
         try:
             return TensorBoardLogger(tracking_dir, name="", version="", default_hp_metric=False)
