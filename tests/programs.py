@@ -12,7 +12,6 @@ import contextlib
 import ctypes
 import functools
 import multiprocessing
-import multiprocessing.util
 import os
 import platform
 import resource
@@ -24,9 +23,9 @@ import sys
 import tempfile
 import time
 import traceback
-import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 from typing import Any
@@ -167,8 +166,15 @@ def run(*words: str, cwd: Path, **more: Any) -> Ended:
 def fork_server() -> ForkServerContext:
     """What forks processes of a test's own functions, too."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(_IMPORTED)
-    os.environ.update(_ONE_THREAD)  # it begins with the first process, and has the environment of this one
+    context.set_forkserver_preload([*_IMPORTED, "tests.forked"])
+    os.environ.update(_ONE_THREAD)
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = str(ROOT)  # the server has the environment of this process
+    forkserver.ensure_running()
+    if before is None:
+        del os.environ["PYTHONPATH"]
+    else:
+        os.environ["PYTHONPATH"] = before
     return context
 
 
@@ -190,8 +196,8 @@ def _run(
 ) -> None:
     status = 1
     try:
+        assert "tests.forked" in sys.modules
         os.setsid()
-        _forget_exits()
         multiprocessing.set_start_method(None, force=True)  # its own processes begin as they would without this one
         for number, place in enumerate((os.devnull, *streams)):
             handle = os.open(place, os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_APPEND)
@@ -212,14 +218,6 @@ def _run(
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
-
-
-def _forget_exits() -> None:
-    """What imports have left to do at the end is not for a copy to do: temporary folders serve all copies."""
-    atexit._clear()
-    weakref.finalize._registry.clear()  # type: ignore[attr-defined]
-    weakref.finalize._registered_with_atexit = False  # type: ignore[attr-defined]
-    atexit.register(multiprocessing.util._exit_function)
 
 
 def _limit(host: str | None, largest_file: int | None) -> None:

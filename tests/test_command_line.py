@@ -7,14 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.programs import run
 
 ROOT = Path(__file__).resolve().parents[1]
-
-
-def run(program: str, *words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(ROOT / f"{program}.py"), *words], capture_output=True, text=True, cwd=cwd, timeout=60
-    )
 
 
 MISTAKES = [
@@ -67,7 +62,7 @@ MISTAKES = [
 
 @pytest.mark.parametrize(("words", "named"), MISTAKES, ids=[" ".join(words) for words, _ in MISTAKES])
 def test_a_mistake_ends_in_one_line(words: list[str], named: list[str], tmp_path: Path) -> None:
-    done = run("train", *words, cwd=tmp_path)
+    done = run("train.py", *words, cwd=tmp_path)
     assert done.returncode == 2
     assert done.stdout == ""
     lines = done.stderr.splitlines()
@@ -90,7 +85,7 @@ def test_a_mistake_ends_in_one_line(words: list[str], named: list[str], tmp_path
     ],
 )
 def test_evaluate_names_the_mistake(words: list[str], named: list[str], tmp_path: Path) -> None:
-    done = run("evaluate", *words, cwd=tmp_path)
+    done = run("evaluate.py", *words, cwd=tmp_path)
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1, done.stderr
     assert all(name in done.stderr for name in named), done.stderr
@@ -109,9 +104,7 @@ def test_evaluate_names_the_mistake(words: list[str], named: list[str], tmp_path
     ],
 )
 def test_export_names_the_mistake(words: list[str], named: list[str], status: int, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "cxr.export", *words], capture_output=True, text=True, cwd=tmp_path, timeout=60
-    )
+    done = run("-m", "cxr.export", *words, cwd=tmp_path)
     assert done.returncode == status
     assert len(done.stderr.splitlines()) == 1, done.stderr
     assert all(name in done.stderr for name in named), done.stderr
@@ -138,7 +131,7 @@ def test_torch_is_not_imported_for_a_mistake_or_for_help(tmp_path: Path) -> None
 def test_help_explains_every_key(program: str, tmp_path: Path) -> None:
     from cxr.config import SCHEMAS, keys
 
-    done = run(program, "--help", cwd=tmp_path)
+    done = run(f"{program}.py", "--help", cwd=tmp_path)
     assert done.returncode == 0
     text = " ".join(done.stdout.split())
     for key in keys(SCHEMAS[program]):

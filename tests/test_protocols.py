@@ -9,13 +9,14 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+from tests import programs
+from tests.programs import Ended
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = [
@@ -34,16 +35,8 @@ TINY = [
 HEAVY = {"torch", "pytorch_lightning", "timm", "wandb", "pandas", "matplotlib"}
 
 
-def command(*words: str) -> list[str]:
-    return [sys.executable, "-m", "cxr.protocols", *words]
-
-
-def clean() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if not name.startswith(("WANDB_", "CXR_"))}
-
-
-def run(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(*words), capture_output=True, text=True, cwd=cwd, env=clean(), timeout=280)
+def run(*words: str, cwd: Path) -> Ended:
+    return programs.run("-m", "cxr.protocols", *words, cwd=cwd)
 
 
 def commands(text: str) -> list[str]:
@@ -75,30 +68,26 @@ class Done:
     folder: Path
     interrupted: int
     before: dict[str, dict[str, Any]]
-    ended: subprocess.CompletedProcess[str]
+    ended: Ended
 
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Done:
     cwd = tmp_path_factory.mktemp("protocols")
     words = [*TINY, "protocols.run=[random_image,group,source]"]
-    process = subprocess.Popen(
-        command(*words), cwd=cwd, env=clean(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
-    until = time.monotonic() + 200
+    program = programs.start("-m", "cxr.protocols", *words, cwd=cwd)
     second = "outputs/protocols/demo/*/random_image/sweep_1/1/config.yaml"
-    while not list(cwd.glob(second)) and time.monotonic() < until and process.poll() is None:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=90)
+    program.wait_until(lambda: bool(list(cwd.glob(second))))
+    program.tell(signal.SIGINT)
+    interrupted = program.ended()
     folder = the_folder(cwd)
     before = {
         path.parent.name: json.loads(path.read_text()) for path in folder.glob("random_image/sweep_1/*/status.json")
     }
-    assert before, errors
+    assert before, interrupted.said
     ended = run(*words, f"protocols.resume={os.path.relpath(folder, cwd)}", cwd=cwd)
     assert ended.returncode == 0, ended.stderr
-    return Done(folder, process.returncode, before, ended)
+    return Done(folder, interrupted.returncode, before, ended)
 
 
 def test_a_signal_ends_the_training_too(done: Done) -> None:
@@ -171,9 +160,7 @@ def test_the_printed_sweep_can_be_typed(done: Done) -> None:
     program, *words = shlex.split(commands(ended.stdout)[2])[1:]
     single = [word.replace("fold=0,1", "fold=1") for word in words if word != "-m"]
     cwd = folder.parents[3]
-    shown = subprocess.run(
-        [sys.executable, program, *single, "--cfg", "job"], capture_output=True, text=True, cwd=cwd, timeout=60
-    )
+    shown = programs.run(str(cwd / program), *single, "--cfg", "job", cwd=cwd)
     assert shown.returncode == 0, shown.stderr
     assert "kind: kfold" in shown.stdout
     assert "fold: 1" in shown.stdout

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from tests.programs import run
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -39,7 +38,7 @@ def test_a_command_of_the_readme_is_accepted(command: str, tmp_path: Path) -> No
     program, *words = shlex.split(
         re.sub(r"<([^>]*)>", lambda found: re.sub(r"\W", "_", found[1]), command.split("  ")[0])
     )
-    named = [str(ROOT / program)]
+    named = [program]
     if program == "python":
         named, words = words[:2], words[2:]
     if "--config-dir" in words:
@@ -48,25 +47,13 @@ def test_a_command_of_the_readme_is_accepted(command: str, tmp_path: Path) -> No
         pytest.skip("the mistake that the README shows")
     if "hydra/sweeper=optuna" in words:  # what is searched cannot be shown by --cfg: all is accepted but the folder
         (tmp_path / "file").touch()
-        done = subprocess.run(
-            [sys.executable, *named, *words, f"paths.output={tmp_path / 'file'}"],
-            capture_output=True,
-            text=True,
-            cwd=tmp_path,
-            timeout=60,
-        )
+        done = run(*named, *words, f"paths.output={tmp_path / 'file'}", cwd=tmp_path)
         assert (done.returncode, done.stderr.startswith("error: sweep folder")) == (2, True), done.stderr
         return
     if "-m" in words:
         words.remove("-m")
         words = [word if "[" in word else word.split(",")[0] for word in words]  # one job of them
-    done = subprocess.run(
-        [sys.executable, *named, *words, "--cfg", "job"],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        timeout=60,
-    )
+    done = run(*named, *words, "--cfg", "job", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
 
 
@@ -83,5 +70,6 @@ def test_the_python_of_the_readme_runs(tmp_path: Path) -> None:
     small = block.replace("image_size=96", "image_size=32").replace('"resnet18"', '"resnet10t"')
     small = small.replace("max_epochs=3", "max_epochs=1, limit_train_batches=2, limit_val_batches=2, logger=False")
     small = small.replace('"kind": "phantom"', '"kind": "phantom", "num_patients": 20, "size": 64')
-    done = subprocess.run([sys.executable, "-c", small], capture_output=True, text=True, cwd=tmp_path, timeout=200)
+    (tmp_path / "small.py").write_text(small)
+    done = run(str(tmp_path / "small.py"), cwd=tmp_path)
     assert done.returncode == 0, done.stderr

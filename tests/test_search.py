@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 import yaml
-from tests.test_sweeps import TINY, run, start, status_of, wait_until
+from tests.programs import run, start
+from tests.test_sweeps import TINY, status_of
 
 from cxr.compare import main as compare
 
@@ -65,23 +66,23 @@ class Searched:
 def searched(tmp_path_factory: pytest.TempPathFactory) -> Searched:
     folder = tmp_path_factory.mktemp("search")
     sweep = folder / "outputs" / "demo" / "search"
-    process = start(*SEARCH, "hydra.sweeper.n_trials=4", cwd=folder)
+    program = start("train.py", *SEARCH, "hydra.sweeper.n_trials=4", cwd=folder)
 
     def is_in_the_midst() -> bool:
         states = [(status_of(trial).get("status"), (trial / "config.yaml").is_file()) for trial in trials_of(sweep)]
         return any(status in ENDED for status, _ in states) and ("running", True) in states
 
-    wait_until(is_in_the_midst, process)
-    os.killpg(process.pid, signal.SIGKILL)
+    program.wait_until(is_in_the_midst)
+    program.tell(signal.SIGKILL)
     for trial in trials_of(sweep):
         if status_of(trial).get("status") == "running":
             os.killpg(int(status_of(trial)["process"]), signal.SIGKILL)
-    process.communicate()
+    program.wait()
     states = {trial.name: status_of(trial).get("status") for trial in trials_of(sweep)}
     ended = {name: chosen(sweep / name) for name, status in states.items() if status in ENDED}
     cut_off = {name: chosen(sweep / name) for name, status in states.items() if status == "running"}
     written = {name: (sweep / name / "status.json").stat().st_mtime_ns for name in ended}
-    done = run(*SEARCH, "hydra.sweeper.n_trials=5", cwd=folder)
+    done = run("train.py", *SEARCH, "hydra.sweeper.n_trials=5", cwd=folder)
     assert done.returncode == 0, done.stderr
     return Searched(sweep, ended, cut_off, written, done.stdout)
 
@@ -118,7 +119,7 @@ def test_pruned_is_pruned(searched: Searched) -> None:
 
 def test_once_more_there_is_nothing_to_do(searched: Searched) -> None:
     before = {path: path.stat().st_mtime_ns for path in searched.sweep.glob("*/*")}
-    done = run("-m", f"sweep.resume={searched.sweep}", cwd=searched.sweep.parents[2])
+    done = run("train.py", "-m", f"sweep.resume={searched.sweep}", cwd=searched.sweep.parents[2])
     assert done.returncode == 0, done.stderr
     assert "job " not in done.stdout.partition("\nSweep ")[0]
     assert {path: path.stat().st_mtime_ns for path in searched.sweep.glob("*/*")} == before

@@ -8,8 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,9 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from tests.programs import run, start
+
+from cxr.training.run_directory import RunDirectory
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = [
@@ -37,54 +38,13 @@ TINY = [
 GRID = ["-m", *TINY, "seed=1,2,3", "sweep.name=grid"]
 
 
-def environment(**more: str) -> dict[str, str]:
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("WANDB_", "CXR_"))}
-    # One thread whatever runs beside: another number adds up in another order.
-    return {**clean, "OMP_NUM_THREADS": "1", **more}
-
-
-def run(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(ROOT / "train.py"), *words],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        env=environment(),
-        timeout=240,
-    )
-
-
-def start(*words: str, cwd: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, str(ROOT / "train.py"), *words],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=cwd,
-        env=environment(),
-        start_new_session=True,
-    )
-
-
-def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    until = time.monotonic() + 240
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        if time.monotonic() > until:
-            process.kill()
-            pytest.fail(f"nothing came of it: {process.communicate()}")
-        time.sleep(0.02)
-
-
 def num_epochs(run_dir: Path) -> int:
     path = run_dir / "history.csv"
     return len(path.read_text().splitlines()) - 1 if path.is_file() else 0
 
 
 def status_of(run_dir: Path) -> dict[str, Any]:
-    path = run_dir / "status.json"
-    content: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
-    return content
+    return RunDirectory(run_dir).read_status()
 
 
 def table_of(output: str) -> str:
@@ -140,8 +100,18 @@ class Watch:
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str], Watch]:
     """A sweep of three jobs, two at a time, what it printed, and what was prepared meanwhile."""
     folder = tmp_path_factory.mktemp("undisturbed")
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("WANDB_", "CXR_"))}
     with Watch(folder / "outputs" / "cache") as watch:
-        done = run(*GRID, "hydra.launcher.n_jobs=2", cwd=folder)
+        # By a new interpreter, as a user does: its jobs come off a server of its own.
+        done = subprocess.run(
+            [sys.executable, str(ROOT / "train.py"), *GRID, "hydra.launcher.n_jobs=2"],
+            capture_output=True,
+            text=True,
+            cwd=folder,
+            # One thread whatever runs beside: another number adds up in another order.
+            env={**clean, "OMP_NUM_THREADS": "1"},
+            timeout=240,
+        )
     assert done.returncode == 0, done.stderr
     return folder / "outputs" / "demo" / "grid", done, watch
 
@@ -179,16 +149,16 @@ def test_a_sweep_that_was_killed_goes_on_and_ends_like_an_undisturbed_one(
     expected, done, _ = undisturbed
     words = [*GRID, f"paths.cache={expected.parents[1] / 'cache'}"]
     sweep = tmp_path / "outputs" / "demo" / "grid"
-    process = start(*words, cwd=tmp_path)
-    wait_until(lambda: num_epochs(sweep / "1") >= 2, process)
+    program = start("train.py", *words, cwd=tmp_path)
+    program.wait_until(lambda: num_epochs(sweep / "1") >= 2)
     child = int(status_of(sweep / "1")["process"])
-    os.killpg(process.pid, signal.SIGKILL)
+    program.tell(signal.SIGKILL)
     os.killpg(child, signal.SIGKILL)
-    process.communicate()
+    program.wait()
     assert status_of(sweep / "1")["status"] == "running", "nobody was left to say that it was killed"
     first = (sweep / "0" / "status.json").stat().st_mtime_ns
 
-    again = run(*words, "hydra.launcher.n_jobs=2", cwd=tmp_path)
+    again = run("train.py", *words, "hydra.launcher.n_jobs=2", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert table_of(again.stdout) == table_of(done.stdout)
     assert (sweep / "0" / "status.json").stat().st_mtime_ns == first, "a finished job was repeated"
@@ -214,7 +184,8 @@ def with_failures(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int, 
         text = "# @package _global_\ndefaults:\n  - demo\n  - _self_\n\n" + yaml.safe_dump(changes)
         (folder / "conf" / "experiment" / f"{name}.yaml").write_text(text)
     words = [word for word in TINY if not word.startswith(("experiment=", "trainer.", "logger=", "data.sources"))]
-    process = start(
+    program = start(
+        "train.py",
         "-m",
         f"experiment={','.join(kinds)}",
         *words,
@@ -227,10 +198,10 @@ def with_failures(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int, 
         cwd=folder,
     )
     sweep = folder / "outputs" / "failures" / "kinds"
-    wait_until(lambda: num_epochs(sweep / "2") >= 1, process)
+    program.wait_until(lambda: num_epochs(sweep / "2") >= 1)
     os.kill(int(status_of(sweep / "2")["process"]), signal.SIGKILL)
-    output, errors = process.communicate(timeout=200)
-    return sweep, process.returncode, output, errors
+    done = program.ended()
+    return sweep, done.returncode, done.stdout, done.stderr
 
 
 def test_one_jobs_end_leaves_the_others_alone(with_failures: tuple[Path, int, str, str]) -> None:
@@ -281,7 +252,8 @@ def test_ctrl_c_ends_all_jobs_between_two_batches(
 ) -> None:
     words = [word for word in GRID if not word.startswith(("trainer.", "schedule."))]
     cache = undisturbed[0].parents[1] / "cache"
-    process = start(
+    program = start(
+        "train.py",
         *words,
         "trainer.max_epochs=1000",
         f"paths.cache={cache}",
@@ -289,16 +261,16 @@ def test_ctrl_c_ends_all_jobs_between_two_batches(
         cwd=tmp_path,
     )
     sweep = tmp_path / "outputs" / "demo" / "grid"
-    wait_until(lambda: all(num_epochs(sweep / number) >= 1 for number in ("0", "1")), process)
+    program.wait_until(lambda: all(num_epochs(sweep / number) >= 1 for number in ("0", "1")))
     children = [int(status_of(sweep / number)["process"]) for number in ("0", "1")]
-    other = run(*words, "trainer.max_epochs=1000", cwd=tmp_path)
+    other = run("train.py", *words, "trainer.max_epochs=1000", cwd=tmp_path)
     assert other.returncode == 2
     assert "another program runs this sweep" in other.stderr
     for _ in range(2):  # as uv run does without a terminal: it hands on what the whole group was sent
-        os.killpg(process.pid, signal.SIGINT)
-    output, errors = process.communicate(timeout=60)
-    assert process.returncode == 130, errors
+        os.killpg(program.number, signal.SIGINT)
+    done = program.ended()
+    assert done.returncode == 130, done.stderr
     assert not any(is_alive(child) for child in children)
     assert [status_of(sweep / number)["exit_status"] for number in ("0", "1")] == [130, 130]
     assert not (sweep / "2").exists(), "no further job begins"
-    assert "sweep.resume=outputs/demo/grid" in output
+    assert "sweep.resume=outputs/demo/grid" in done.stdout

@@ -137,6 +137,8 @@ def test_the_process_of_a_trial_asks_through_the_storage_whether_to_end(
     assert trial is not None
     assert not trial.report(1, 0.3), "no trial is pruned in its warm-up"
     assert trial.report(2, 0.3)
+    assert not trial.report(1, 0.3), "killed before the checkpoint of the second epoch, it comes to it again"
+    assert trial.report(2, 0.3)
     study.tell(asked.number, None, "pruned", "pruned at epoch 2 of 3")
     (kept,) = json.loads((tmp_path / RECORD).read_text())["trials"]
     assert (kept["outcome"], kept["epochs"], kept["value"]) == ("pruned", 2, 0.3)

@@ -68,6 +68,11 @@ def test_a_given_directory_is_taken_once(tmp_path: Path) -> None:
         RunDirectory.take(tmp_path / "0")
 
 
+def test_a_run_that_was_killed_before_it_said_anything_has_said_nothing(tmp_path: Path) -> None:
+    (tmp_path / "status.json").touch()  # the file is made first, by whoever may own the directory
+    assert RunDirectory(tmp_path).find_status() == {}
+
+
 def test_a_status_is_replaced_whole(tmp_path: Path) -> None:
     run = RunDirectory.create(tmp_path, "exp")
     run.write_status("diverged", reason="loss is nan", exit_status=4)

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from typing import Any
 
 import pytest
 import wandb
+from tests.programs import run as run_program
 
 from cxr.errors import ConfigurationError
 from cxr.training import tracking
@@ -219,13 +219,14 @@ def test_a_run_that_goes_on_is_the_same_run(
 def test_a_run_that_is_killed_says_that_it_was_running(
     tmp_path: Path, inspect: Callable[[Path], list[dict[str, Any]]]
 ) -> None:
-    program = (
+    program = tmp_path / "program.py"
+    program.write_text(
         "import os, sys, time; from pathlib import Path; from cxr.training.tracking import build_logger\n"
-        f"logger = build_logger('wandb', tracking_dir=Path({str(tmp_path)!r}), config={{}}, name='first')\n"
+        "logger = build_logger('wandb', tracking_dir=Path('tracked'), config={}, name='first')\n"
         "logger.experiment.log({'a': 1}); time.sleep(2); os._exit(9)"
     )
-    subprocess.run([sys.executable, "-c", program], check=False)
-    said = [entry["update"].get("status") for entry in _of(inspect(tmp_path), "summary")]
+    assert run_program(str(program), cwd=tmp_path).returncode == 9
+    said = [entry["update"].get("status") for entry in _of(inspect(tmp_path / "tracked"), "summary")]
     assert said[0] == "running"
 
 
@@ -242,14 +243,15 @@ def test_console_and_code_travel_where_asked_for(
     tmp_path: Path, inspect: Callable[[Path], list[dict[str, Any]]]
 ) -> None:
     # A process of its own: pytest has put streams of its own in the place of this one's.
-    program = (
+    program = tmp_path / "program.py"
+    program.write_text(
         "from pathlib import Path; from cxr.training.tracking import build_logger, finish\n"
-        f"folder = Path({str(tmp_path)!r})\n"
-        "logger = build_logger('wandb', tracking_dir=folder, config={}, name='first', capture='all')\n"
+        "logger = build_logger('wandb', tracking_dir=Path('tracked'), config={}, name='first', capture='all')\n"
         "print('a word on the console', flush=True); finish(logger, 0)"
     )
-    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
-    assert _console_and_code(inspect(tmp_path)) == (True, ["code"])
+    done = run_program(str(program), cwd=tmp_path)
+    assert done.returncode == 0, done.said
+    assert _console_and_code(inspect(tmp_path / "tracked")) == (True, ["code"])
 
 
 def _console_and_code(records: list[dict[str, Any]]) -> tuple[bool, list[str]]:

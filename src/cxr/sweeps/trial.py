@@ -58,14 +58,17 @@ class RunningTrial:
         self._trial = trial
 
     def report(self, epoch: int, value: float) -> bool:
-        """Put down the value of an epoch (from 1), and ask whether the trial should end now."""
+        """Put down the value of an epoch (from 1), and ask whether the trial should end now.
+
+        A pruner judges the last epoch that the study knows. A trial that was killed may have told it one more than its
+        checkpoint holds: it comes to that epoch again, and is judged then.
+        """
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter(
-                    "ignore"
-                )  # a run that goes on says its last epoch again, which Optuna passes over
+                warnings.simplefilter("ignore")  # what is said again Optuna passes over, with a warning
                 self._trial.report(value, epoch)
-            return bool(self._trial.should_prune())
+            known = self._trial.study.get_trials(deepcopy=False)[self._trial.number].last_step
+            return known == epoch and bool(self._trial.should_prune())
         except Exception as error:
             text = str(error).strip().splitlines()
             said = text[0][:200] if text else type(error).__name__

@@ -280,9 +280,10 @@ class RunDirectory:
     def read_status(self) -> dict[str, Any]:
         """What `write_status` wrote; empty where the run was killed before it said anything."""
         try:
-            content: dict[str, Any] = json.loads(self.status_path.read_text(encoding="utf-8"))
+            text = self.status_path.read_text(encoding="utf-8")
         except FileNotFoundError:
             return {}
+        content: dict[str, Any] = json.loads(text or "{}")  # empty: made a moment ago to own the directory, or for ever
         return content
 
 

@@ -1,0 +1,22 @@
+"""What the server of `tests.programs` does once it has imported everything else, for all that are forked off it."""
+
+from __future__ import annotations
+
+import atexit
+import multiprocessing.util
+import weakref
+from multiprocessing import forkserver
+
+# What imports have left to do at the end is not for a copy to do: temporary folders serve all copies.
+atexit._clear()
+weakref.finalize._registry.clear()  # type: ignore[attr-defined]
+weakref.finalize._registered_with_atexit = False  # type: ignore[attr-defined]
+atexit.register(multiprocessing.util._exit_function)
+
+
+def _is_running() -> None:
+    """The server is, as long as one that asks."""
+
+
+# The jobs of a sweep are forked off the same server: a second one would import everything once more.
+forkserver.ensure_running = forkserver._forkserver.ensure_running = _is_running  # type: ignore[method-assign]
