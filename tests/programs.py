@@ -21,14 +21,16 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from multiprocessing import forkserver
+from multiprocessing import connection, forkserver
 from multiprocessing.context import ForkServerContext, ForkServerProcess
+from multiprocessing.reduction import DupFd
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 ROOT = Path(__file__).resolve().parents[1]
 _IMPORTED = [
@@ -53,6 +55,8 @@ _IMPORTED = [
 ]
 # A process that has threads cannot be forked in peace, and another number of them adds up in another order.
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+_SERVER = "ADDRESS_OF_THE_SERVER_OF_PROGRAMS"  # of the environment of a program
+_TOLD = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 _NEW_HOST_NAME = 0x04000000  # CLONE_NEWUTS
 
 
@@ -133,7 +137,7 @@ def start(
     """Start a program without waiting for it.
 
     Args:
-        words: ``train.py`` or ``evaluate.py``, or -m and a module; then its arguments.
+        words: ``train.py`` or ``evaluate.py``, the path of another, -m and a module, or -c and a text; then arguments.
         cwd: where it works; made where it is not there.
         prepare: is called in the process, with what is given, before the program begins.
         host: what its machine is called.
@@ -147,12 +151,12 @@ def start(
     account = {"NETRC": str(folder / "netrc"), "WANDB_CONFIG_DIR": str(folder)}
     streams = (folder / "out", folder / "err")
     whole = {**clean, **_ONE_THREAD, **account, **environment}
-    process = fork_server().Process(
-        target=_run,
-        args=(words, cwd, whole, streams, (host, largest_file), prepare, given),
-    )
     for stream in streams:
         stream.touch()
+    process = fork_server().Process(
+        target=_run,
+        args=(words, cwd, whole, (os.devnull, *streams), (host, largest_file), prepare, given),
+    )
     process.start()
     return Program(process, words, cwd, streams)
 
@@ -189,7 +193,7 @@ def _run(
     words: Sequence[str],
     cwd: Path,
     environment: Mapping[str, str],
-    streams: Sequence[Path],
+    streams: Sequence[str | Path | int],
     limits: tuple[str | None, int | None],
     prepare: Callable[..., None] | None,
     given: Sequence[Any],
@@ -199,13 +203,16 @@ def _run(
         assert "tests.forked" in sys.modules
         os.setsid()
         multiprocessing.set_start_method(None, force=True)  # its own processes begin as they would without this one
-        for number, place in enumerate((os.devnull, *streams)):
-            handle = os.open(place, os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_APPEND)
+        for number, stream in enumerate(streams):
+            flags = os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_APPEND
+            handle = stream if isinstance(stream, int) else os.open(stream, flags)
             os.dup2(handle, number)
             os.close(handle)
         os.chdir(cwd)
         os.environ.clear()
         os.environ.update(environment)
+        os.environ[_SERVER] = str(forkserver._forkserver._forkserver_address)  # type: ignore[attr-defined]
+        sys.executable = str(ROOT / "tests" / "python")
         _limit(*limits)
         if prepare is not None:
             prepare(*given)
@@ -220,6 +227,64 @@ def _run(
         os._exit(status)
 
 
+def run_as_asked(words: Sequence[str]) -> NoReturn:
+    """What `tests/python` does: let the server of the program that started this process run another, and wait for it.
+
+    Args:
+        words: as the interpreter's: options, then a program, or -m and a module, or -c and a text; and its arguments.
+    """
+    server = forkserver._forkserver
+    server._forkserver_address = os.environ[_SERVER]  # type: ignore[attr-defined]
+    server._forkserver_alive_fd = os.pipe()[1]  # type: ignore[attr-defined]
+    server.ensure_running = lambda: None  # type: ignore[method-assign]
+    process = multiprocessing.get_context("forkserver").Process(
+        target=_run,
+        args=(words, Path.cwd(), dict(os.environ), [*map(_Handed, range(3))], (None, None), _die_with_parent, ()),
+    )
+    signal.pthread_sigmask(signal.SIG_BLOCK, _TOLD)  # until there is something to hand them on to
+    process.start()
+    number = process.pid
+    assert number is not None
+    for told in _TOLD:
+        signal.signal(told, lambda told, _: os.kill(number, told))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _TOLD)
+    process.join()
+    status = process.exitcode
+    assert status is not None
+    if status < 0:
+        if -status in _TOLD:
+            signal.signal(-status, signal.SIG_DFL)
+        os.kill(os.getpid(), -status)
+    os._exit(status)
+
+
+class _Handed:
+    """A stream of this process, as the new one finds it."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+
+    def __reduce__(self) -> tuple[Callable[..., int], tuple[Any]]:
+        return _take, (DupFd(self._number),)
+
+
+def _take(handed: Any) -> int:
+    number: int = handed.detach()
+    return number
+
+
+def _die_with_parent() -> None:
+    """A process that is killed leaves none behind that only stood for it."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        connection.wait([parent.sentinel])
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 def _limit(host: str | None, largest_file: int | None) -> None:
     if host is not None:
         if ctypes.CDLL(None, use_errno=True).unshare(_NEW_HOST_NAME) == 0:
@@ -231,8 +296,13 @@ def _limit(host: str | None, largest_file: int | None) -> None:
 
 
 def _call(words: Sequence[str]) -> int:
+    while words[0] in ("-u", "-E", "-s"):
+        words = words[1:]
     try:
-        if words[0] == "-m":
+        if words[0] == "-c":
+            sys.argv = ["-c", *words[2:]]
+            exec(words[1], {"__name__": "__main__"})
+        elif words[0] == "-m":
             sys.argv = list(words[1:])
             runpy.run_module(words[1], run_name="__main__", alter_sys=True)
         else:

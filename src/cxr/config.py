@@ -7,6 +7,7 @@ The checks of values and of their combinations stand in `config_check`.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -826,8 +827,13 @@ class Key:
     owner: type
 
 
-def keys(schema: type, prefix: str = "") -> Iterator[Key]:
+@functools.cache  # asked for each key that is checked
+def keys(schema: type) -> tuple[Key, ...]:
     """Every key of a schema, depth first, in the order of the file; a section comes before its keys."""
+    return tuple(_keys(schema, ""))
+
+
+def _keys(schema: type, prefix: str) -> Iterator[Key]:
     for item in fields(schema):
         nested = _nested(item)
         default = None
@@ -837,7 +843,7 @@ def keys(schema: type, prefix: str = "") -> Iterator[Key]:
             default = item.default_factory()
         yield Key(prefix + item.name, default, str(item.type), item.metadata, nested is not None, schema)
         if nested is not None:
-            yield from keys(nested, f"{prefix}{item.name}.")
+            yield from _keys(nested, f"{prefix}{item.name}.")
 
 
 def _nested(item: dataclasses.Field[Any]) -> type | None:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import socket
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +14,7 @@ import pytorch_lightning as pl
 import torch
 from PIL import Image
 from pytorch_lightning.callbacks import ModelCheckpoint
+from tests.programs import start
 from torch import Tensor, nn
 
 from cxr.errors import ConfigurationError, DataError
@@ -381,15 +379,10 @@ def test_two_processes_share_the_records(picture_folder: PictureFolder, tmp_path
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
-    shared = os.environ | {
-        "WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "OMP_NUM_THREADS": "1",
-    }
-    command = [sys.executable, "-c", TWO_PROCESSES, str(Path(__file__).parent), str(tmp_path)]
-    processes = [subprocess.Popen(command, env=shared | {"LOCAL_RANK": str(rank)}) for rank in range(2)]
-    assert [process.wait(timeout=200) for process in processes] == [0, 0]
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    words = ["-c", TWO_PROCESSES, str(Path(__file__).parent), str(tmp_path)]
+    programs = [start(*words, cwd=tmp_path, **shared, LOCAL_RANK=str(rank)) for rank in range(2)]
+    assert [program.wait() for program in programs] == [0, 0], programs[0].said + programs[1].said
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
     assert first["sides"] == second["sides"]
     sides = first["sides"]
