@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -827,13 +827,14 @@ class Key:
     owner: type
 
 
-@functools.cache  # asked for each key that is checked
-def keys(schema: type) -> tuple[Key, ...]:
+def keys(schema: type, prefix: str = "") -> tuple[Key, ...]:
     """Every key of a schema, depth first, in the order of the file; a section comes before its keys."""
-    return tuple(_keys(schema, ""))
+    return _keys(schema, prefix)
 
 
-def _keys(schema: type, prefix: str) -> Iterator[Key]:
+@functools.cache  # asked for each key that is checked
+def _keys(schema: type, prefix: str) -> tuple[Key, ...]:
+    found: list[Key] = []
     for item in fields(schema):
         nested = _nested(item)
         default = None
@@ -841,9 +842,10 @@ def _keys(schema: type, prefix: str) -> Iterator[Key]:
             default = item.default
         elif item.default_factory is not dataclasses.MISSING and nested is None:
             default = item.default_factory()
-        yield Key(prefix + item.name, default, str(item.type), item.metadata, nested is not None, schema)
+        found.append(Key(prefix + item.name, default, str(item.type), item.metadata, nested is not None, schema))
         if nested is not None:
-            yield from _keys(nested, f"{prefix}{item.name}.")
+            found += _keys(nested, f"{prefix}{item.name}.")
+    return tuple(found)
 
 
 def _nested(item: dataclasses.Field[Any]) -> type | None:

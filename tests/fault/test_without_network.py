@@ -13,16 +13,23 @@ from tests.fault.small_runs import PLAIN
 from tests.programs import Ended, run
 from tests.wandb_server import serve
 
+from cxr.training import tracking
+
 pytestmark = pytest.mark.fault
 TINY = [*PLAIN, "trainer.max_epochs=2"]
 KEY = "a" * 40
+
+
+def be_impatient() -> None:
+    """Wait for a silent server for two seconds, not fifteen."""
+    tracking._INIT_TIMEOUT = 2.0
 
 
 def trained(
     folder: Path, *words: str, checkpoint: str = "*", **environment: str
 ) -> tuple[Ended, dict[str, torch.Tensor]]:
     """What a training says, and its weights."""
-    done = run("train.py", *TINY, *words, cwd=folder, **environment)
+    done = run("train.py", *TINY, *words, cwd=folder, prepare=be_impatient, **environment)
     assert done.returncode == 0, done.said
     (place,) = (folder / "outputs" / "demo").glob(checkpoint)
     state: dict[str, torch.Tensor] = torch.load(place / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
