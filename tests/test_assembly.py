@@ -23,8 +23,14 @@ from cxr.training.run_directory import RunDirectory
 Read = Callable[..., tuple[pd.DataFrame, RunDirectory]]
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What is prepared and searched once serves all: the pictures are the same."""
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.fixture
-def small_run(tmp_path: Path, compose: Callable[..., DictConfig]) -> Callable[..., OpenRun]:
+def small_run(tmp_path: Path, cache: Path, compose: Callable[..., DictConfig]) -> Callable[..., OpenRun]:
     """A run on a small phantom, with what overrides say."""
 
     def opened(*overrides: str) -> OpenRun:
@@ -34,6 +40,7 @@ def small_run(tmp_path: Path, compose: Callable[..., DictConfig]) -> Callable[..
             "++data.sources.phantom.size=64",
             "data.image_size=32",
             f"paths.output={tmp_path}",
+            f"paths.cache={cache}",
         ]
         settings: dict[str, Any] = check(compose(*small, *overrides), TrainConfig)
         directory = RunDirectory.create(tmp_path, "run")

@@ -22,7 +22,7 @@ FOLDERS = [
 ]
 TINY = [
     "data.image_size=32",
-    "model.name=resnet10t",
+    "model.name=test_resnet",
     "model.pretrained=false",
     "trainer.gpus=0",
     "trainer.max_epochs=1",

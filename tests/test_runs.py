@@ -32,7 +32,7 @@ TINY = [
     "data.sources.phantom.num_patients=40",
     "data.sources.phantom.size=64",
     "data.image_size=32",
-    "model.name=resnet10t",
+    "model.name=test_resnet",
     "trainer.max_epochs=2",
     "trainer.gpus=0",
 ]
@@ -248,7 +248,7 @@ def without_hub(cache: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "status", "named"),
     [
-        (["model.pretrained=true"], 2, "model.pretrained=true: the weights of resnet10t cannot be fetched"),
+        (["model.pretrained=true"], 2, "model.pretrained=true: the weights of test_resnet cannot be fetched"),
         (["model.weights=nosuch.safetensors"], 5, "model.weights=nosuch.safetensors: no such file"),
         (["model.name=resnet51"], 2, "model.name=resnet51"),
     ],

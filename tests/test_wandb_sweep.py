@@ -40,7 +40,7 @@ SWEEP = [
     "data.look_for_copies=false",
     "audit.shortcuts=false",
     "data.image_size=32",
-    "model.name=resnet10t",
+    "model.name=test_resnet",
     "trainer.max_epochs=1",
     "trainer.gpus=0",
     "trainer.log_every_n_steps=1",
@@ -188,7 +188,7 @@ def test_a_whole_sweep_is_sent_once_with_its_artifacts_and_without_a_patient(
         weights = safetensors.torch.load(server.uploads[f"model-{tracked.id}/weights.safetensors"])
         about = json.loads(server.uploads[f"model-{tracked.id}/model.json"])
         assert about["class_names"] == ["covid", "other"]
-        assert about["backbone"] == "resnet10t"
+        assert about["backbone"] == "test_resnet"
         assert weights["fc.weight"].shape[0] == 2
         records = pd.read_csv(moved / job / "split.csv", dtype=str)
         key = bytes.fromhex((moved / "tracking" / "split_key").read_text().strip())
@@ -281,7 +281,7 @@ def test_a_training_starts_from_the_weights_of_the_artifact(sweep: Path) -> None
     tracked = recall(RunDirectory(sweep / "1"))
     assert tracked is not None
     (weights,) = (sweep / "tracking" / "models" / tracked.id).rglob("weights.safetensors")
-    network = create_backbone("resnet10t", num_classes=2, image_size=32, pretrained=False, weights=weights).network
+    network = create_backbone("test_resnet", num_classes=2, image_size=32, pretrained=False, weights=weights).network
     trained = CXRModule.load_from_checkpoint(sweep / "1" / "checkpoints" / "best.ckpt").network
     for name, tensor in trained.state_dict().items():
         torch.testing.assert_close(network.state_dict()[name], tensor, rtol=0, atol=0)

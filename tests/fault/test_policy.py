@@ -199,7 +199,7 @@ def test_a_program_ends_with_status_3_and_leaves_the_whole_list(folder: Path, pr
 
 def test_a_training_goes_on_without_what_is_bad(folder: Path) -> None:
     words = ["data=class_folders", "data.root=root", "paths.data=.", "data.image_size=32", "data.max_unreadable=0.5"]
-    tiny = ["model.name=resnet10t", "model.pretrained=false", "trainer.gpus=0", "trainer.max_epochs=1", "logger=none"]
+    tiny = ["model.name=test_resnet", "model.pretrained=false", "trainer.gpus=0", "trainer.max_epochs=1", "logger=none"]
     done = run("train.py", *words, *tiny, "audit.shortcuts=false", cwd=folder.parent)
     assert done.returncode == 0, done.stderr
     assert "2 unreadable files: 1 empty file, 1 truncated" in done.stdout
