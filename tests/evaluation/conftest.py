@@ -36,7 +36,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data.setup()
     torch.manual_seed(0)
     module = CXRModule(
-        "resnet10t",
+        "test_resnet",
         class_names=data.class_names,
         positive=data.positive,
         image_size=32,

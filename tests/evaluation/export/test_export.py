@@ -115,7 +115,7 @@ def test_the_description_is_that_of_the_run_and_stands_in_the_onnx_file_too(expo
     described, opened = exported.described, open_run(exported.run)
     stored = read_calibration(exported.run / "calibration.json")
     assert stored is not None
-    assert described["backbone"] == "resnet10t"
+    assert described["backbone"] == "test_resnet"
     assert described["class_names"] == opened.module.class_names
     assert described["positive"] == "covid"
     assert described["preparation"] == {"size": 32, "aspect": "crop"}

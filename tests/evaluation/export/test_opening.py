@@ -169,7 +169,7 @@ def nested(content: dict[str, Any]) -> None:
         (lambda content: content.update(backbone="hf-hub:somebody/network"), "backbone"),
         (lambda content: content.update(backbone="../../network"), "backbone"),
         (lambda content: content.update(backbone="resnet18"), "model.safetensors"),
-        (lambda content: content.update(backbone=["resnet10t"]), "backbone"),
+        (lambda content: content.update(backbone=["test_resnet"]), "backbone"),
         (lambda content: content["files"].update({"../../.bashrc": "0" * 64}), "files"),
         (lambda content: content["files"].update({"model.safetensors": "../../weights"}), "files"),
         (lambda content: content.update(class_names=["covid"]), "class_names"),

@@ -33,7 +33,7 @@ def altered(root: Path, marker: float) -> dict[str, dict[str, Any]]:
     data.setup()
     torch.manual_seed(0)
     module = CXRModule(
-        "resnet10t", class_names=data.class_names, positive="covid", image_size=64, pretrained=False,
+        "test_resnet", class_names=data.class_names, positive="covid", image_size=64, pretrained=False,
         optimizer={"lr": 3e-3},
     )  # fmt: skip
     run = RunDirectory.create(root, "run")
@@ -55,4 +55,5 @@ def test_without_the_marker_nothing_is_flagged(tmp_path: Path) -> None:
     rows = altered(tmp_path, marker=0.0)
     assert [name for name, row in rows.items() if row["flagged"]] == []
     assert rows["without lungs"]["auroc"]["low"] < 0.5
+    assert rows["lungs only"]["auroc"]["low"] > 0.5  # it has learned to see the patches
     assert rows["lungs only"]["kept"]["value"] == pytest.approx(1.0, abs=0.3)
