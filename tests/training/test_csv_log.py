@@ -11,6 +11,8 @@ from tests.programs import fork_server
 
 from cxr.training.csv_log import DurableCSVLogger
 
+pytestmark = pytest.mark.fault
+
 BEFORE = [{"train/loss_step": f"{0.5 + step / 100}", "step": f"{step}"} for step in range(50)]
 
 
