@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import atexit
 import multiprocessing.util
-import weakref
 from multiprocessing import forkserver
 
-# What imports have left to do at the end is not for a copy to do: temporary folders serve all copies.
-atexit._clear()
-weakref.finalize._registry.clear()  # type: ignore[attr-defined]
-weakref.finalize._registered_with_atexit = False  # type: ignore[attr-defined]
+from cxr.sweeps.program import forget_exits
+
+forget_exits()
 atexit.register(multiprocessing.util._exit_function)
 
 

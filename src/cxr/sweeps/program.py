@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import runpy
 import sys
+import weakref
 from collections.abc import Mapping, Sequence
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
@@ -81,10 +82,21 @@ def _start_server(threads: str | None) -> None:
             os.environ[_THREADS] = before
 
 
+def forget_exits() -> None:
+    """Forget what the imports have left to do at the end of this process, but for what comes from now on.
+
+    In a copy of the server it is not for the copy to do: W&B's temporary folders, for example, serve all copies.
+    """
+    atexit._clear()
+    weakref.finalize._registry.clear()  # type: ignore[attr-defined]
+    weakref.finalize._registered_with_atexit = False  # type: ignore[attr-defined]
+
+
 def _run(
     arguments: list[str], environment: dict[str, str], console_path: str, membership: Membership, pipe: Connection
 ) -> None:
     os.setsid()
+    forget_exits()
     for descriptor, path, flags in ((0, os.devnull, os.O_RDONLY), (1, console_path, os.O_WRONLY | os.O_APPEND)):
         opened = os.open(path, flags)
         os.dup2(opened, descriptor)
