@@ -2,7 +2,9 @@
 
 `multiprocessing`'s fork server imports everything once; a program that is forked from it begins within a tenth of a
 second instead of ten. It has a session, a folder, an environment and standard streams of its own, and dies of signals
-like any other. What is asked about imports and start-up itself needs a new interpreter, and is tested with one.
+like any other. What it starts by ``sys.executable`` comes off the same server: `tests/interpreter.py` asks for it,
+hands signals on to it, and ends as it does. What is asked about imports and start-up itself needs a new interpreter,
+and is tested with one.
 """
 
 from __future__ import annotations
@@ -214,7 +216,7 @@ def _run(
         os.environ.clear()
         os.environ.update(environment)
         os.environ[_SERVER] = str(forkserver._forkserver._forkserver_address)  # type: ignore[attr-defined]
-        sys.executable = str(ROOT / "tests" / "python")
+        sys.executable = str(ROOT / "tests" / "interpreter.py")
         _limit(*limits)
         if prepare is not None:
             prepare(*given)
@@ -230,7 +232,7 @@ def _run(
 
 
 def run_as_asked(words: Sequence[str]) -> NoReturn:
-    """What `tests/python` does: let the server of the program that started this process run another, and wait for it.
+    """What `tests/interpreter.py` does: let the server of the program that started it run another, and wait for it.
 
     Args:
         words: as the interpreter's: options, then a program, or -m and a module, or -c and a text; and its arguments.
