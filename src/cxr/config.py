@@ -7,8 +7,7 @@ The checks of values and of their combinations stand in `config_check`.
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -827,14 +826,8 @@ class Key:
     owner: type
 
 
-def keys(schema: type, prefix: str = "") -> tuple[Key, ...]:
+def keys(schema: type, prefix: str = "") -> Iterator[Key]:
     """Every key of a schema, depth first, in the order of the file; a section comes before its keys."""
-    return _keys(schema, prefix)
-
-
-@functools.cache  # asked for each key that is checked
-def _keys(schema: type, prefix: str) -> tuple[Key, ...]:
-    found: list[Key] = []
     for item in fields(schema):
         nested = _nested(item)
         default = None
@@ -842,10 +835,9 @@ def _keys(schema: type, prefix: str) -> tuple[Key, ...]:
             default = item.default
         elif item.default_factory is not dataclasses.MISSING and nested is None:
             default = item.default_factory()
-        found.append(Key(prefix + item.name, default, str(item.type), item.metadata, nested is not None, schema))
+        yield Key(prefix + item.name, default, str(item.type), item.metadata, nested is not None, schema)
         if nested is not None:
-            found += _keys(nested, f"{prefix}{item.name}.")
-    return tuple(found)
+            yield from keys(nested, f"{prefix}{item.name}.")
 
 
 def _nested(item: dataclasses.Field[Any]) -> type | None:

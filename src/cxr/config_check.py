@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import math
 import operator
 import re
@@ -55,13 +56,18 @@ def nearest(word: str, known: list[str]) -> str | None:
     return next((name for name in known if name.rsplit(".", 1)[-1] == by_end[0]), None) if by_end else None
 
 
+@functools.cache  # asked for each key of a configuration
+def _table(schema: type) -> dict[str, Key]:
+    return {key.name: key for key in keys(schema)}
+
+
 def check_key(name: str, schema: type) -> None:
     """Refuse a dotted key that the schema does not have.
 
     Raises:
         SettingError: naming the key and the nearest one that exists.
     """
-    table = {key.name: key for key in keys(schema)}
+    table = _table(schema)
     if name in table:
         return
     parts = name.split(".")
@@ -91,8 +97,8 @@ def check_value(name: str, value: Any, schema: type) -> None:
     Raises:
         SettingError: naming the key, the value and what is possible.
     """
-    key = next((key for key in keys(schema) if key.name == name and not key.section), None)
-    if key is None or (isinstance(value, str) and "${" in value):
+    key = _table(schema).get(name)
+    if key is None or key.section or (isinstance(value, str) and "${" in value):
         return  # a class, an option of a source, an interpolation: checked where the whole configuration is known
     leaf = name.rsplit(".", 1)[-1]
     try:

@@ -35,17 +35,17 @@ class _DurableWriter(ExperimentWriter):
         path, rows = Path(self.metrics_file_path), self.metrics
         if not rows:
             return
-        new = {key for row in rows for key in row}.difference(self.metrics_keys)
-        columns = sorted({*self.metrics_keys, *new})
+        columns = sorted({*self.metrics_keys, *(key for row in rows for key in row)})
+        widened = columns != self.metrics_keys
         text = io.StringIO()
         writer = csv.DictWriter(text, columns)
-        if new:
+        if widened:
             writer.writeheader()
             if path.is_file():
                 with path.open(encoding="utf-8", newline="") as stream:
                     writer.writerows(csv.DictReader(stream))
         writer.writerows(rows)
-        if new:
+        if widened:
             write_atomically(path, text.getvalue())
         else:
             with path.open("a", encoding="utf-8", newline="") as stream:
